@@ -104,8 +104,8 @@ class Backend(Protocol):
     def name(self) -> str: ...
 
     @property
-    def kind(self) -> Kind:
-        """The kind of instances it makes."""
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of instances it makes: one, except for the fake."""
         ...
 
     @property

@@ -141,7 +141,7 @@ class BackendView(View, frozen=True):
     """One row of ``backend ls``; ``capabilities`` maps a feature to "" or the reason why not."""
 
     name: str
-    kind: Kind
+    kinds: tuple[Kind, ...]
     health: Health
     version: str
     reason: str
