@@ -1,0 +1,35 @@
+# shellcheck shell=sh
+# Words shared by the set-up scripts; sourced, never run.
+
+# Daemons and their tools live in sbin, which `su` and some sudo configurations leave out.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+export PATH
+
+say() { printf '==> %s\n' "$*"; }
+
+warn() { printf '    %s\n' "$*" >&2; }
+
+# fail MESSAGE REMEDY: two lines, then the end.
+fail() {
+    printf 'setup: %s\n' "$1" >&2
+    printf 'remedy: %s\n' "$2" >&2
+    exit 1
+}
+
+# need_root WHAT: go on only where WHAT can be done.
+need_root() {
+    [ "$(id -u)" -eq 0 ] || fail "not root, and $1" "sudo make ${VMCTL_GOAL:-setup}"
+}
+
+# wait_until SECONDS COMMAND...: try COMMAND five times a second.
+wait_until() {
+    tries=$(($1 * 5))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || return 1
+        sleep 0.2
+    done
+}
+
+systemd_runs() { [ -d /run/systemd/system ]; }
