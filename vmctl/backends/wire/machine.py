@@ -1,0 +1,119 @@
+"""What an image machine and the code that builds it must agree on: ports, kernel command line, BOOT.
+
+Machine: q35, no default devices, virtio-blk with the image as /dev/vda (read-only), one virtio-serial controller with
+PORT_COUNT ports called ``port_name(n)`` (unix sockets that QEMU listens on, at ``socket_path``) and one called LOG_PORT (a file chardev with append, at ``log_path``), at most one virtio-net.
+Each port is a session of its own; a client takes a free one by a lock beside its socket.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from vmctl.backends.wire.client import Session, connect, process_pairs
+from vmctl.errors import Conflict
+from vmctl.model.process import Process
+from vmctl.model.state import RestartPolicy
+
+KERNEL_CMDLINE = (
+    "console=ttyS0",
+    "quiet",
+    "panic=-1",                 # with QEMU's -no-reboot (on_reboot=destroy) a panic ends the machine at once
+    "cryptomgr.notests",        # saves 0.2 s under TCG
+    "tsc=reliable",
+    "no_timer_check",
+    "nowatchdog",
+    "mitigations=off",          # one tenant inside; the host has its own
+    "audit=0",
+    "random.trust_cpu=on",
+    "rcupdate.rcu_expedited=1",
+    "8250.nr_uarts=1",
+    "net.ifnames=0",
+    "memhp_default_state=online",
+)
+"""Measured in total: init ready 1.9 s after QEMU's start under TCG."""
+
+PORT_COUNT = 8
+LOG_PORT = "vmctl.log"
+ROOT_DEVICE = "/dev/vda"
+MIN_MEMORY = 128 << 20
+"""Bytes; with less the cloud kernel and the overlay do not fit."""
+BUSYBOX = "/run/vmctl/busybox"
+"""A static busybox in every image machine, whatever its image holds."""
+TAR = (BUSYBOX, "tar")
+
+
+class GuestNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """How the machine's only interface is set up. ``address`` is CIDR; empty: DHCP. Addresses are IPv4."""
+
+    mac: str = ""
+    address: str = ""
+    gateway: str = ""
+    dns: tuple[str, ...] = ()
+
+
+def port_name(number: int) -> str:
+    """The virtio-serial name of a session port."""
+    return f"vmctl.{number}"
+
+
+def socket_path(directory: Path, number: int) -> Path:
+    """The unix socket of a session port, in the instance's folder."""
+    return directory / f"port{number}.sock"
+
+
+def log_path(directory: Path) -> Path:
+    """The file behind LOG_PORT (see :mod:`vmctl.backends.wire.logfile`)."""
+    return directory / "output.log"
+
+
+def boot_pairs(
+    process: Process,
+    *,
+    hostname: str,
+    root_fs: str,
+    read_only: bool = False,
+    network: GuestNetwork | None = None,
+    restart: RestartPolicy = RestartPolicy.NO,
+    restart_max: int = 0,
+    size: tuple[int, int] | None = None,
+) -> list[tuple[str, str]]:
+    """The content of BOOT: must be made at the moment it is sent, for it carries the time and fresh entropy.
+
+    ``read_only`` leaves out the overlay in memory that otherwise makes the root writable. ``size``: rows and columns.
+    """
+    pairs = [
+        ("clock", str(time.time_ns())),
+        ("entropy", os.urandom(64).hex()),
+        ("hostname", hostname),
+        ("root", ROOT_DEVICE),
+        ("fstype", root_fs),
+        ("read_only", str(int(read_only))),
+        ("restart", restart.value),
+        ("restart_max", str(restart_max)),
+    ]
+    if network is not None:
+        pairs += [("mac", network.mac), ("address", network.address), ("gateway", network.gateway)]
+        pairs += [("dns", server) for server in network.dns]
+    return pairs + process_pairs(process, size)
+
+
+def open_session(directory: Path, timeout: float, *, fresh: bool = False) -> Session:
+    """A session on a port that nobody uses; ``fresh`` for the first client of a machine just started.
+
+    Raises Conflict when all ports are taken, else as :func:`connect`.
+    """
+    for number in range(PORT_COUNT):
+        path = socket_path(directory, number)
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        return connect(path, timeout, fresh=fresh, release=lock)
+    raise Conflict("all sessions of the instance are in use", hint=f"at most {PORT_COUNT} clients at a time")
