@@ -70,7 +70,7 @@ default_network() {
 if libvirt_answers >/dev/null 2>&1; then
     say "libvirtd: running"
 else
-    need_root "libvirtd does not answer"
+    need_root "libvirtd does not answer this user"
     say "libvirtd: starting"
     start_libvirt
 fi
@@ -80,7 +80,7 @@ if docker_answers >/dev/null 2>&1; then
 elif docker_answers 2>&1 | grep -q 'permission denied'; then
     fail "you may not talk to dockerd" "sudo usermod -aG docker $(id -un), and log in again; or: sudo make ${VMCTL_GOAL:-setup}"
 else
-    need_root "dockerd does not answer"
+    need_root "dockerd does not answer this user"
     say "dockerd: starting"
     start_docker
 fi

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from tests.support.daemons import why_absent
 from tests.support.runner import Vmctl
+from vmctl.model.ids import is_id
 
 
 class Leftover(NamedTuple):
@@ -55,11 +56,9 @@ def assert_nothing_left(state_dir: Path, *, patience: float = 5.0, keep: Iterabl
 
 
 def ids_of(state_dir: Path) -> frozenset[str]:
-    """Every instance id that the ledger ever wrote down: all texts of ULID form in its tables' id columns."""
-    found: set[str] = set()
-    for table, column in _id_columns(state_dir):
-        found.update(row[0] for row in _rows(state_dir, f"SELECT DISTINCT {column} FROM {table}") if row[0])
-    return frozenset(found)
+    """Every instance id that the ledger ever wrote down (its events are never removed)."""
+    rows = _rows(state_dir, "SELECT DISTINCT instance_id FROM event")
+    return frozenset(row[0] for row in rows if is_id(row[0]))
 
 
 def tokens_of(state_dir: Path) -> frozenset[str]:
@@ -93,15 +92,6 @@ def _rows(state_dir: Path, query: str) -> list[tuple[str, ...]]:
         return connection.execute(query).fetchall()
     finally:
         connection.close()
-
-
-def _id_columns(state_dir: Path) -> Iterator[tuple[str, str]]:
-    for (table,) in _rows(state_dir, "SELECT name FROM sqlite_master WHERE type = 'table'"):
-        columns = {row[1] for row in _rows(state_dir, f"PRAGMA table_info({table})")}
-        if "instance_id" in columns:
-            yield table, "instance_id"
-        elif table == "instances" and "id" in columns:
-            yield table, "id"
 
 
 def _claims(state_dir: Path) -> Iterator[Thing]:
