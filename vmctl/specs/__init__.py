@@ -1,0 +1,1 @@
+"""Files and flags become specs: read, check, merge."""

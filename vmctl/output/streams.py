@@ -1,0 +1,56 @@
+"""stdout is the answer and nothing else; notices, hints and progress go to stderr."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TextIO
+
+
+def answer(text: str) -> None:
+    """One or more lines of the answer, on stdout."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def answer_bytes(data: bytes, *, to_stderr: bool = False) -> None:
+    """Bytes of a workload, as they are, at once; its stderr stays apart."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    stream.flush()
+    stream.buffer.write(data)
+    stream.buffer.flush()
+
+
+def notice(text: str) -> None:
+    """One line for people, on stderr."""
+    sys.stdout.flush()
+    sys.stderr.write(one_line(text) + "\n")
+    sys.stderr.flush()
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks and control characters: messages may quote what others wrote."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+
+
+def colour(stream: TextIO) -> bool:
+    """Whether escape sequences may be written to ``stream`` (a terminal that is not dumb, and no NO_COLOR)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def paint(text: str, code: str, stream: TextIO) -> str:
+    """``text`` in the SGR colour ``code`` where ``stream`` shows colours."""
+    return f"\x1b[{code}m{text}\x1b[0m" if colour(stream) else text
+
+
+def answer_width() -> int | None:
+    """Columns of the terminal that gets the answer; None if it is no terminal: then nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def silence() -> None:
+    """The reader of stdout has gone: what is still buffered must not raise at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
