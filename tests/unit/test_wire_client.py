@@ -200,7 +200,7 @@ def test_no_more_than_the_window_is_sent_without_acknowledgement() -> None:
 def test_output_beyond_its_credit_is_refused() -> None:
     def script(peer: Peer) -> None:
         peer.take(FrameType.EXEC)
-        for _ in range(5):
+        for _ in range(8):
             peer.send(FrameType.STDOUT, bytes(64 << 10))
 
     session, _ = session_with(script)

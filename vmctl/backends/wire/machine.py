@@ -1,8 +1,9 @@
 """What an image machine and the code that builds it must agree on: ports, kernel command line, BOOT.
 
 Machine: q35, no default devices, virtio-blk with the image as /dev/vda (read-only), one virtio-serial controller with
-PORT_COUNT ports called ``port_name(n)`` (unix sockets that QEMU listens on, at ``socket_path``) and one called LOG_PORT (a file chardev with append, at ``log_path``), at most one virtio-net.
-Each port is a session of its own; a client takes a free one by a lock beside its socket.
+PORT_COUNT ports called ``port_name(n)`` (unix sockets that QEMU listens on, at ``socket_path``) and one called LOG_PORT
+(a file chardev with append, at ``log_path``), at most one virtio-net. Each port is a session of its own; a client takes
+a free one by a lock beside its socket.
 """
 
 from __future__ import annotations
