@@ -56,7 +56,7 @@ def shared_state() -> Path:
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    """A fresh, empty state folder, with the host's kernel cache (kernels take minutes to fetch) linked into it.
+    """A fresh, empty state folder, with the host's prepared kernels linked into it (to fetch one takes a while).
 
     Whatever the test leaves in it is removed, and then looked for: a leftover fails the test.
     """
@@ -75,7 +75,8 @@ def vmctl(state_dir: Path) -> Vmctl:
 @pytest.fixture
 def vmctl_with_image(state_dir: Path, shared_state: Path, busybox_image: str) -> Vmctl:
     """The command line with an empty ledger and the run's image store, in which ``busybox`` is."""
-    (state_dir / "images").symlink_to(shared_state / "images")
+    for folder in ("images", "cache"):
+        (state_dir / folder).symlink_to(shared_state / folder)
     return Vmctl(state_dir)
 
 
@@ -93,10 +94,10 @@ def busybox_image(shared_state: Path) -> str:
 def _make_state(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     folder.chmod(0o711)
-    cache = default_paths().cache
-    cache.mkdir(mode=0o711, parents=True, exist_ok=True)
-    if not (folder / "cache").is_symlink():
-        (folder / "cache").symlink_to(cache)
+    kernels = default_paths().state / "kernels"
+    kernels.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not (folder / "kernels").is_symlink():
+        (folder / "kernels").symlink_to(kernels)
 
 
 def _remove_all(folder: Path) -> None:

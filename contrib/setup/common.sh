@@ -5,6 +5,10 @@
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 export PATH
 
+# What package managers and daemons say.
+# shellcheck disable=SC2034
+LOGS=/var/log/vmctl-setup
+
 say() { printf '==> %s\n' "$*"; }
 
 warn() { printf '    %s\n' "$*" >&2; }

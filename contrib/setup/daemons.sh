@@ -6,8 +6,6 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=contrib/setup/common.sh
 . "$here/common.sh"
 
-LOGS=/var/log/vmctl-setup
-
 libvirt_answers() { timeout 10 virsh -q -c qemu:///system --readonly uri </dev/null; }
 
 docker_answers() { timeout 10 docker version --format '{{.Server.Version}}' </dev/null; }

@@ -42,15 +42,19 @@ apt_update() {
     updated=yes
 }
 
-apt_install() { apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install "$@" </dev/null >/dev/null; }
+apt_install() { apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install "$@" </dev/null >"$apt_log" 2>&1; }
 
 # install_packages NAME...: with one update where the lists turn out to be older than the mirror.
 install_packages() {
     need_root "these packages are missing: $*"
     say "system packages: installing $*"
+    mkdir -p "$LOGS"
+    apt_log=$LOGS/apt.log
     apt_install "$@" && return
     apt_update
-    apt_install "$@" || fail "apt-get could not install the packages" "apt-get install $*"
+    apt_install "$@" && return
+    tail -n 20 "$apt_log" >&2
+    fail "apt-get could not install the packages (all of it is in $apt_log)" "apt-get install $*"
 }
 
 system_packages() {
