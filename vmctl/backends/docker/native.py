@@ -1,0 +1,202 @@
+"""The parts of Docker's answers that vmctl reads, as typed structures (msgspec ignores the rest)."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class _Native(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Docker writes keys in PascalCase and null for empty collections."""
+
+
+class ContainerState(_Native, frozen=True):
+    status: str
+    running: bool = False
+    paused: bool = False
+    restarting: bool = False
+    oom_killed: bool = msgspec.field(name="OOMKilled", default=False)
+    pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+
+
+class RestartPolicy(_Native, frozen=True):
+    name: str = ""
+    maximum_retry_count: int = 0
+
+
+class HostConfig(_Native, frozen=True):
+    memory: int = 0
+    nano_cpus: int = 0
+    cpu_quota: int = 0
+    cpu_period: int = 0
+    pids_limit: int | None = None
+    restart_policy: RestartPolicy = RestartPolicy()
+
+
+class ContainerConfig(_Native, frozen=True):
+    labels: dict[str, str] | None = None
+    tty: bool = False
+    open_stdin: bool = False
+    stop_signal: str = ""
+
+
+class PortBinding(_Native, frozen=True):
+    host_ip: str = ""
+    host_port: str = ""
+
+
+class Endpoint(_Native, frozen=True):
+    ip_address: str = msgspec.field(name="IPAddress", default="")
+    global_ipv6_address: str = msgspec.field(name="GlobalIPv6Address", default="")
+
+
+class NetworkSettings(_Native, frozen=True):
+    networks: dict[str, Endpoint | None] | None = None
+    ports: dict[str, list[PortBinding] | None] | None = None
+
+
+class Container(_Native, frozen=True):
+    """``GET /containers/{id}/json``."""
+
+    id: str
+    state: ContainerState
+    config: ContainerConfig
+    host_config: HostConfig
+    name: str = ""
+    restart_count: int = 0
+    network_settings: NetworkSettings = NetworkSettings()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.config.labels or {}
+
+
+class Listed(_Native, frozen=True):
+    """One item of ``GET /containers/json``."""
+
+    id: str
+    names: list[str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class Created(_Native, frozen=True):
+    """``POST /containers/create``."""
+
+    id: str
+    warnings: list[str] | None = None
+
+
+class Image(_Native, frozen=True):
+    """``GET /images/{id}/json``."""
+
+    id: str
+    repo_tags: list[str] | None = None
+
+
+class ExecCreated(_Native, frozen=True):
+    """``POST /containers/{id}/exec``."""
+
+    id: str
+
+
+class ExecState(_Native, frozen=True):
+    """``GET /exec/{id}/json``; ``pid`` is the host's, 0 when it was never started."""
+
+    running: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+
+
+class Waited(_Native, frozen=True):
+    """``POST /containers/{id}/wait``."""
+
+    status_code: int
+
+
+class Version(_Native, frozen=True):
+    """``GET /version``."""
+
+    version: str = ""
+    api_version: str = ""
+    kernel_version: str = ""
+
+
+class Info(_Native, frozen=True):
+    """``GET /info``."""
+
+    driver: str = ""
+    cgroup_driver: str = ""
+    cgroup_version: str = ""
+    default_runtime: str = ""
+    docker_root_dir: str = ""
+    memory_limit: bool = False
+    cpu_cfs_quota: bool = msgspec.field(name="CpuCfsQuota", default=False)
+    pids_limit: bool = False
+    swap_limit: bool = False
+    security_options: list[str] | None = None
+
+
+class _Snake(msgspec.Struct, frozen=True, kw_only=True):
+    """Statistics are the one answer in snake_case."""
+
+
+class CpuUsage(_Snake, frozen=True):
+    total_usage: int = 0
+
+
+class CpuStats(_Snake, frozen=True):
+    cpu_usage: CpuUsage = CpuUsage()
+
+
+class MemoryStats(_Snake, frozen=True):
+    usage: int = 0
+    limit: int = 0
+    stats: dict[str, int] | None = None
+
+    @property
+    def working_set(self) -> int:
+        """Bytes in use without page cache that can go at once (what ``docker stats`` shows)."""
+        stats = self.stats or {}
+        return max(0, self.usage - stats.get("total_inactive_file", stats.get("inactive_file", 0)))
+
+
+class PidsStats(_Snake, frozen=True):
+    current: int = 0
+
+
+class NetworkStats(_Snake, frozen=True):
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+
+
+class BlockEntry(_Snake, frozen=True):
+    op: str = ""
+    value: int = 0
+
+
+class BlockStats(_Snake, frozen=True):
+    io_service_bytes_recursive: list[BlockEntry] | None = None
+
+    def total(self, op: str) -> int:
+        """Bytes of "read" or "write" over all devices (v1 capitalises the words)."""
+        return sum(entry.value for entry in self.io_service_bytes_recursive or () if entry.op.lower() == op)
+
+
+class Stats(_Snake, frozen=True):
+    """``GET /containers/{id}/stats``; of a container that does not run everything is zero."""
+
+    read: str = ""
+    cpu_stats: CpuStats = CpuStats()
+    memory_stats: MemoryStats = MemoryStats()
+    pids_stats: PidsStats = PidsStats()
+    networks: dict[str, NetworkStats] | None = None
+    blkio_stats: BlockStats = BlockStats()
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The body of every answer with a status of 400 and more."""
+
+    message: str = ""
