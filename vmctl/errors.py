@@ -140,3 +140,10 @@ class Terminated(VmctlError):
 
     code = "terminated"
     exit_code = 143
+
+
+class HungUp(VmctlError):
+    """SIGHUP reached vmctl: its terminal has gone."""
+
+    code = "hung-up"
+    exit_code = 129

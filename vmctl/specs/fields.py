@@ -7,13 +7,15 @@ import re
 import shlex
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from vmctl.errors import NotFound, UsageError
+from vmctl.model.resources import PPM
 from vmctl.model.spec import Mount, Port
 from vmctl.model.state import RestartPolicy
 from vmctl.suggest import did_you_mean
-from vmctl.units import parse_duration
+from vmctl.units import parse_cpus, parse_duration, parse_size
 
 _ENV_NAME = re.compile(r"[^=\0]+")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,253}[A-Za-z0-9])?")
@@ -220,3 +222,23 @@ def parse_count(value: str | int) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
         raise UsageError(f"'{value}' is not a whole number above 0")
     return int(text)
+
+
+def parse_resource_amount(resource: str, text: str | None, *, zero: bool = False) -> int | None:
+    """An amount of ``resource`` in its unit: CPUs, a size, or a count; None stays None."""
+    if text is None:
+        return None
+    if zero and text.strip() == "0":
+        return 0
+    if resource.startswith("cpu"):
+        return parse_cpus(text)
+    return parse_size(text) if resource.startswith(("mem", "disk")) else parse_count(text)
+
+
+def parse_ratio(text: str | None) -> int | None:
+    """Parts per million from ``1``, ``1.5``, ``4``; None stays None."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text) or float(text) == 0:
+        raise UsageError(f"'{text}' is not a ratio", hint="1 is no overcommitment, 1.5 is half again as much")
+    return int(Decimal(text) * PPM)
