@@ -25,7 +25,6 @@ _DAY = 86400
 _OPTIONS = (
     "--variant=minbase",
     "--format=tar",
-    "--skip=output/dev",
     # As in Debian's own slim images: nobody reads manuals in an image; licences stay.
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/info/*",
@@ -71,7 +70,8 @@ def write_layer(recipe: BuildRecipe, sink: BlobWriter, folder: Path, limit: int,
             code = process.wait()
         if code:
             log.seek(0)
-            raise failure("mmdebstrap", code, log.read().decode(errors="replace"), folder)
+            said = log.read().decode(errors="replace")
+            raise failure("mmdebstrap", code, said, folder, "check suite and packages, then 'apt-get update'")
     return epoch
 
 

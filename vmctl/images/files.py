@@ -22,7 +22,7 @@ def disk_full(folder: Path) -> VmctlError:
 
 @contextmanager
 def storing_in(folder: Path) -> Iterator[None]:
-    """Turn a full disk (VmctlError) and missing rights (PermissionDenied) below ``folder`` into vmctl's errors."""
+    """Turn what the file system says below ``folder`` into vmctl's errors: full, not allowed, or else why."""
     try:
         yield
     except OSError as error:
@@ -33,7 +33,8 @@ def storing_in(folder: Path) -> Iterator[None]:
                 f"cannot write {error.filename or folder}: {error.strerror}",
                 hint="run as root, or set VMCTL_STATE_DIR to a folder of your own",
             ) from error
-        raise
+        reason = error.strerror or str(error)
+        raise VmctlError(f"cannot store in {folder}: {reason}", hint="check the disk, then 'vmctl doctor'") from error
 
 
 def make_folder(folder: Path, mode: int) -> None:

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from vmctl.errors import UsageError, VmctlError
+from vmctl.errors import PermissionDenied, UsageError, VmctlError
 from vmctl.images import oci
 from vmctl.images.files import locked, make_folder, replace_file, storing_in, sync_folder
 from vmctl.images.names import hex_of
@@ -56,6 +56,8 @@ class Layout:
             document = self.blob_path(descriptor.digest).read_bytes()
         except FileNotFoundError:
             raise self._damaged(descriptor.digest, "is missing") from None
+        except PermissionError as error:
+            raise _unreadable(self.root) from error
         if digest_of(document) != descriptor.digest:
             raise self._damaged(descriptor.digest, "is damaged")
         return document
@@ -71,6 +73,8 @@ class Layout:
             document = self._index.read_bytes()
         except FileNotFoundError:
             return []
+        except PermissionError as error:
+            raise _unreadable(self.root) from error
         try:
             return msgspec.json.decode(document, type=oci.Index).manifests
         except msgspec.MsgspecError as error:
@@ -199,6 +203,13 @@ class Staging:
             path.replace(target)
             sync_folder(target.parent)
         self._layout.edit(change)
+
+
+def _unreadable(root: Path) -> PermissionDenied:
+    return PermissionDenied(
+        f"the image store in {root} is not yours to read",
+        hint="run as root, or set VMCTL_STATE_DIR to a folder of your own",
+    )
 
 
 def digest_of(document: bytes) -> str:

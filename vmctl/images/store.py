@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from vmctl.errors import Conflict, NotFound, UsageError
+from vmctl.errors import Conflict, NotFound, PermissionDenied, UsageError, VmctlError
 from vmctl.images import oci
 from vmctl.images.layout import Entries, Layout, Staging
 from vmctl.images.names import digest_prefix, is_name, parse_name
@@ -34,7 +34,7 @@ class ImageStore:
     imported or created before it is needed.
     """
 
-    def __init__(self, root: Path, cache: Path, kernel: Callable[[], Kernel] | None = None) -> None:
+    def __init__(self, root: Path, cache: Path, kernel: Callable[[Progress], Kernel] | None = None) -> None:
         self._layout = Layout(root)
         self._forms = Forms(self._layout)
         self._upkeep = Upkeep(self._layout, self._forms)
@@ -42,8 +42,11 @@ class ImageStore:
         self._kernel = kernel or self._cached_kernel
 
     def list(self) -> list[ImageView]:
-        """All images by name; those that lost their name to a newer one come last, with an empty name."""
-        views = [self._view(entry) for entry in self._layout.images()]
+        """All images by name; those that lost their name to a newer one come last, with an empty name.
+
+        A damaged one is shown with what the index knows of it.
+        """
+        views = [self._view_if_whole(entry) for entry in self._layout.images()]
         return sorted(views, key=lambda view: (not view.name, view.name, view.created_at))
 
     def resolve(self, image: str) -> str:
@@ -118,7 +121,7 @@ class ImageStore:
         Whether an instance uses it is the caller's to ask first.
         """
         entry = self._find(image)
-        view = self._view(entry)
+        view = self._view_if_whole(entry)
         by_name = is_name(image) and _name(entry) == parse_name(image)
 
         def without(entries: Entries) -> Entries:
@@ -173,7 +176,7 @@ class ImageStore:
             return msgspec.structs.replace(prepared, tree=tree)
         if form is ImageForm.DISK:
             disk = self._forms.make_disk(entry.digest, manifest, progress)
-            return msgspec.structs.replace(prepared, root_disk=disk, root_fs=ROOT_FS, kernel=self._kernel())
+            return msgspec.structs.replace(prepared, root_disk=disk, root_fs=ROOT_FS, kernel=self._kernel(progress))
         return prepared
 
     def docker_archive(self, image: str) -> Iterator[bytes]:
@@ -214,12 +217,23 @@ class ImageStore:
             architecture=config.architecture,
             os=config.os,
             size=entry.size + manifest.config.size + sum(layer.size for layer in manifest.layers),
-            created_at=int((entry.annotations or {}).get(_STORED, 0)),
+            created_at=_stored_at(entry),
             layers=tuple(layer.digest for layer in manifest.layers),
             command=(*run.entrypoint, *run.cmd),
             env=run.env,
             forms=self._forms.present(entry.digest),
         )
+
+    def _view_if_whole(self, entry: oci.Descriptor) -> ImageView:
+        try:
+            return self._view(entry)
+        except PermissionDenied:
+            raise
+        except VmctlError:
+            return ImageView(
+                name=_name(entry), digest=entry.digest, config_digest="", architecture="", os="", size=0,
+                created_at=_stored_at(entry),
+            )  # fmt: skip
 
     def _publish(self, staging: Staging, name: str, manifest: oci.Descriptor) -> ImageView:
         """Make the staged blobs part of the store under ``name``; an image that loses it stays, without a name."""
@@ -239,14 +253,19 @@ class ImageStore:
         status = os.statvfs(self._layout.root)
         return max(0, status.f_bavail * status.f_frsize - _RESERVE)
 
-    def _cached_kernel(self) -> Kernel:
+    def _cached_kernel(self, progress: Progress) -> Kernel:
         from vmctl.images.kernel import KernelStore
 
-        return KernelStore(self._cache.parent).ensure()
+        return KernelStore(self._cache.parent).ensure(lambda step: progress(step, 0, None))
 
 
 def _name(entry: oci.Descriptor) -> str:
     return (entry.annotations or {}).get(oci.REF_NAME, "")
+
+
+def _stored_at(entry: oci.Descriptor) -> int:
+    text = (entry.annotations or {}).get(_STORED, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def _bare(entry: oci.Descriptor) -> oci.Descriptor:

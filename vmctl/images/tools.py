@@ -37,17 +37,17 @@ def run_tool(name: str, arguments: Sequence[str | Path], *, folder: Path, env: M
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=_env(env), check=False
     )
     if done.returncode != 0:
-        raise failure(name, done.returncode, done.stderr, folder)
+        raise failure(name, done.returncode, done.stderr, folder, f"run by hand: {' '.join(command)}")
     return done.stdout
 
 
-def failure(name: str, code: int, output: str, folder: Path) -> VmctlError:
+def failure(name: str, code: int, output: str, folder: Path, hint: str) -> VmctlError:
     """The error for a tool that ended with ``code`` and said ``output``."""
     if "No space left on device" in output:
         return disk_full(folder)
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    words = next((line for line in reversed(lines) if line.startswith(("E:", "W: E:"))), lines[-1] if lines else "")
-    return VmctlError(f"{name} failed ({code}): {words[:300]}", hint="", details={"output": "\n".join(lines[-20:])})
+    words = next((line for line in lines if line.startswith("E:")), lines[-1] if lines else "it said nothing")
+    return VmctlError(f"{name} failed ({code}): {words[:300]}", hint=hint, details={"output": "\n".join(lines[-20:])})
 
 
 def _env(extra: Mapping[str, str] | None) -> dict[str, str]:
