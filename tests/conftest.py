@@ -33,7 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    """The image is removed as a user would, so that no backend keeps a copy of it."""
     if not hasattr(config, "workerinput") and (root := os.environ.pop(_ROOT, "")):
+        if (shared := Path(root) / "shared").exists():
+            Vmctl(shared)("image", "rm", IMAGE)
         shutil.rmtree(root, ignore_errors=True)
 
 
