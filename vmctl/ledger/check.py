@@ -31,7 +31,7 @@ def _counters(db: sqlite3.Connection) -> list[str]:
 
 
 def _replay(db: sqlite3.Connection) -> list[str]:
-    """Play the events again: every move along the diagram, no counter below zero, and the end is what the tables say."""
+    """Play the events again: only moves of the diagram, no counter below zero, and at the end what the tables say."""
     found: list[str] = []
     states: dict[str, str] = {}
     used: Counter[ResourceKey] = Counter()

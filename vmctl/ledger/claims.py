@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from vmctl.ledger import events, inventory
-from vmctl.ledger.records import COUNTED, IN_MOTION, MOVES, ClaimClass, ClaimRecord, ClaimState, Owner, Part
+from vmctl.ledger.records import COUNTED, MOVES, ClaimClass, ClaimRecord, ClaimState, Owner, Part
 from vmctl.model.resources import ResourceKey
 from vmctl.model.state import Kind
 
@@ -29,9 +29,9 @@ def insert(db: sqlite3.Connection, claim: ClaimRecord, detail: str = "") -> None
     now = time.time_ns()
     owner = claim.owner
     db.execute(
-        "INSERT INTO claim (id, instance_id, part, state, class, name, project, kind, backend, lease_until, resident,"
-        " owner_pid, owner_starttime, owner_boot_id, created_at, changed_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO claim (id, instance_id, part, state, class, name, project, kind, backend, lease_until, owner_pid,"
+        " owner_starttime, owner_boot_id, created_at, changed_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             claim.id,
             claim.instance_id,
@@ -43,7 +43,6 @@ def insert(db: sqlite3.Connection, claim: ClaimRecord, detail: str = "") -> None
             claim.kind,
             claim.backend,
             claim.lease_until,
-            claim.resident,
             owner.pid if owner else None,
             owner.starttime if owner else None,
             owner.boot_id if owner else None,
@@ -93,11 +92,6 @@ def move(
     return True
 
 
-def set_resident(db: sqlite3.Connection, claim_id: str, resident: int) -> None:
-    """How much of a foreign workload's memory is in use already; measured, so no event."""
-    db.execute("UPDATE claim SET resident = ? WHERE id = ?", (resident, claim_id))
-
-
 def by_id(db: sqlite3.Connection, claim_id: str) -> ClaimRecord | None:
     """A claim in any state (without amounts once it is not counted any more)."""
     return _one(db, db.execute("SELECT * FROM claim WHERE id = ?", (claim_id,)))
@@ -130,12 +124,6 @@ def suspects(db: sqlite3.Connection, now: int) -> list[ClaimRecord]:
         (now,),
     )
     return _records(db, rows)
-
-
-def active_compute_holders(db: sqlite3.Connection) -> list[str]:
-    """Ids of the instances whose compute claim is ACTIVE."""
-    rows = db.execute("SELECT instance_id FROM claim WHERE state = 'ACTIVE' AND part = 'compute' ORDER BY id")
-    return [row["instance_id"] for row in rows]
 
 
 def holders(db: sqlite3.Connection, key: ResourceKey, limit: int) -> tuple[Holder, ...]:
@@ -176,7 +164,8 @@ def _records(db: sqlite3.Connection, rows: Iterable[sqlite3.Row]) -> list[ClaimR
 def _record(db: sqlite3.Connection, row: sqlite3.Row) -> ClaimRecord:
     amounts: dict[ResourceKey, int] = {}
     overhead: dict[ResourceKey, int] = {}
-    for part in db.execute("SELECT pool, resource, amount, overhead FROM claim_amount WHERE claim_id = ?", (row["id"],)):
+    parts = db.execute("SELECT pool, resource, amount, overhead FROM claim_amount WHERE claim_id = ?", (row["id"],))
+    for part in parts:
         key = ResourceKey(part["pool"], part["resource"])
         amounts[key] = part["amount"]
         if part["overhead"]:
@@ -197,24 +186,15 @@ def _record(db: sqlite3.Connection, row: sqlite3.Row) -> ClaimRecord:
         owner=Owner(row["owner_pid"], row["owner_starttime"], row["owner_boot_id"]) if owned else None,
         created_at=row["created_at"],
         lease_until=row["lease_until"],
-        resident=row["resident"],
         generation=row["generation"],
     )
 
 
-__all__ = [
-    "IN_MOTION",
-    "Holder",
-    "active_compute_holders",
-    "by_id",
-    "counted",
-    "foreign",
-    "foreign_sums",
-    "holders",
-    "insert",
-    "move",
-    "of_instance",
-    "set_resident",
-    "sums",
-    "suspects",
-]
+def promises(db: sqlite3.Connection, key: ResourceKey) -> list[tuple[str, int]]:
+    """(instance id, or ``backend/name`` of a foreign workload; amount) of every counted claim on ``key``."""
+    rows = db.execute(
+        "SELECT coalesce(instance_id, backend || '/' || claim.name) AS who, amount"
+        " FROM claim_amount JOIN claim ON claim.id = claim_id WHERE pool = ? AND resource = ?",
+        key,
+    )
+    return [(row["who"], row["amount"]) for row in rows]

@@ -52,6 +52,17 @@ class Database:
                 db.rollback()
 
     @contextmanager
+    def rehearse(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction that is always rolled back: what *would* happen, decided by the code that does it."""
+        with self._translated():
+            db = self._connect()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            finally:
+                db.rollback()
+
+    @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One durable transaction; rolled back when the block raises. No backend may be called inside."""
         with self._translated():

@@ -63,6 +63,15 @@ def by_id(db: sqlite3.Connection, instance_id: str) -> InstanceRecord | None:
     return _record(row) if row else None
 
 
+def with_active_compute(db: sqlite3.Connection) -> list[InstanceRecord]:
+    """The instances whose compute claim is ACTIVE, oldest first."""
+    rows = db.execute(
+        "SELECT instance.* FROM claim JOIN instance ON instance.id = instance_id"
+        " WHERE claim.state = 'ACTIVE' AND part = 'compute' ORDER BY instance.created_at, instance.id"
+    )
+    return [_record(row) for row in rows]
+
+
 def find(db: sqlite3.Connection, ref: str) -> InstanceRecord:
     """By exact name, id, or an id's beginning of at least four characters that no other has. Raises NotFound."""
     row = db.execute("SELECT * FROM instance WHERE name = ? OR id = ?", (ref, ref)).fetchone()
@@ -74,8 +83,8 @@ def find(db: sqlite3.Connection, ref: str) -> InstanceRecord:
         if len(rows) == 1:
             return _record(rows[0])
         if rows:
-            names = ", ".join(row["name"] for row in rows[:3]) + (" and more" if len(rows) > 3 else "")
-            raise NotFound(f"'{ref}' begins the ids of several instances", hint=f"one of {names}? give more of the id")
+            some = ", ".join(row["name"] for row in rows[:3]) + (" and more" if len(rows) > 3 else "")
+            raise NotFound(f"'{ref}' begins the ids of several instances", hint=f"one of {some}? give more of the id")
     names = [row["name"] for row in db.execute("SELECT name FROM instance ORDER BY name")]
     close = difflib.get_close_matches(ref, names, n=1)
     raise NotFound(f"no instance called '{ref}'", hint=f"did you mean '{close[0]}'?" if close else "see 'vmctl ps -a'")

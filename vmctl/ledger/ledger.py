@@ -53,6 +53,10 @@ class Ledger:
         """One durable transaction; for the allocator. No backend may be called inside."""
         return self._database.write()
 
+    def rehearse(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A transaction that is always rolled back; for the allocator's explanations."""
+        return self._database.rehearse()
+
     def instances(self, project: str | None = None) -> list[InstanceRecord]:
         """All instances, or those of one project, oldest first."""
         with self.read() as db:

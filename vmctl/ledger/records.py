@@ -119,7 +119,7 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
 class ClaimRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One claim. ``amounts`` is what is counted, ``overhead`` the part of it that nobody asked for by name.
 
-    ``instance_id`` is None for foreign workloads only; ``resident`` (bytes of memory) is known for them only.
+    ``instance_id`` is None for foreign workloads only. ``lease_until`` is nanoseconds since the epoch.
     """
 
     id: str
@@ -136,12 +136,11 @@ class ClaimRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner: Owner | None
     created_at: int
     lease_until: int | None = None
-    resident: int = 0
     generation: int = 0
 
 
 class InventoryRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One resource of one pool: what there is, what is kept back, by how much it may be over-committed, what is used."""
+    """One resource of one pool: what there is, what is kept back, what is claimed of it."""
 
     key: ResourceKey
     total: int

@@ -93,7 +93,6 @@ CREATE TABLE claim (
     backend         TEXT NOT NULL,
     preemptible     INTEGER NOT NULL DEFAULT 0,
     lease_until     INTEGER,
-    resident        INTEGER NOT NULL DEFAULT 0 CHECK (resident >= 0),
     owner_pid       INTEGER,
     owner_starttime INTEGER,
     owner_boot_id   TEXT,

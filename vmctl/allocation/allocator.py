@@ -1,0 +1,437 @@
+"""The controller: admits claims and moves them through their states, safe against kill -9 at any instant.
+
+The protocol (design, section 10): claim first, body second. ``admit_*`` counts the claims in HELD; :meth:`begin` makes
+REALISING durable before any backend is called; :meth:`confirm` follows when the body is there. On the way out
+:meth:`abandon` (or ``releasing_*``) makes RELEASING durable before the body is touched, and :meth:`released` lowers
+the counters only when the backend has confirmed that it is gone. Whoever dies in between leaves claims that
+:meth:`recoverable` hands to the next sweep.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from vmctl.allocation import foreign, policy, recovery, report
+from vmctl.allocation.grant import Grant, Orphan
+from vmctl.allocation.inventory import MEM, HostFacts, probed_rows
+from vmctl.allocation.locks import OwnerLocks
+from vmctl.allocation.records import Decision, Demand, NewInstance, Observation, Verdict
+from vmctl.allocation.refusal import refusal
+from vmctl.allocation.transitions import busy, give_up, move, needs_owner, open_to_others
+from vmctl.crashpoint import crash_point, declare_crash_points
+from vmctl.errors import Conflict, NotFound, VmctlError
+from vmctl.ledger import Ledger, claims, events, instances, inventory
+from vmctl.ledger.records import ClaimClass, ClaimRecord, ClaimState, InstanceRecord, Owner, Part
+from vmctl.model.ids import new_id
+from vmctl.model.observed import Foreign
+from vmctl.model.resources import ResourceKey
+from vmctl.model.state import Desired, State
+from vmctl.model.views import ClaimView, HostResource
+
+HOLDERS_SHOWN = 3
+_STEPS = ("admit", "begin", "confirm", "abandon", "releasing", "released", "recover")
+declare_crash_points(*(f"claim.{step}.{when}" for step in _STEPS for when in ("before-commit", "after-commit")))
+NO_OBSERVATION = Observation()
+
+
+class Allocator:
+    """All changes of claims go through here. ``facts`` reads the host; ``clock`` gives nanoseconds since the epoch."""
+
+    def __init__(
+        self, ledger: Ledger, run_dir: Path, facts: Callable[[], HostFacts], clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._ledger = ledger
+        self._locks = OwnerLocks(run_dir / "claims")
+        self._facts = facts
+        self._clock = clock
+
+    # Admission
+
+    def admit_new(
+        self,
+        new: NewInstance,
+        demand: Demand,
+        *,
+        start: bool,
+        session: bool = False,
+        observation: Observation = NO_OBSERVATION,
+    ) -> Grant:
+        """Write the instance with its static claim, and with ``start`` its compute claim, in one transaction (HELD).
+
+        ``session``: the claims die with this process. Raises Conflict (the name is taken), NeverFits, DoesNotFitNow;
+        a refusal writes nothing but its event.
+        """
+        now = self._clock()
+        record = InstanceRecord(
+            id=new.id,
+            name=new.name,
+            project=new.project,
+            kind=new.kind,
+            backend=new.backend,
+            spec=new.spec,
+            image_digest=new.image_digest,
+            desired=Desired.RUNNING if start else Desired.STOPPED,
+            state=State.PENDING,
+            exit=None,
+            created_at=now,
+            started_at=None,
+            restarts=0,
+        )
+        lease_until = None if new.spec.ttl is None else now + int(new.spec.ttl * 1_000_000_000)
+        parts = tuple(Part) if start else (Part.STATIC,)
+        wanted = [_held(record, part, demand, _class(session, lease_until), lease_until, now) for part in parts]
+
+        def prepare(db: sqlite3.Connection) -> list[ClaimRecord]:
+            instances.refuse_taken_name(db, new.name)
+            return wanted
+
+        return self._admit(record, prepare, demand, observation, record)
+
+    def admit_start(
+        self,
+        instance_id: str,
+        demand: Demand,
+        *,
+        session: bool = False,
+        observation: Observation = NO_OBSERVATION,
+    ) -> Grant:
+        """Claim compute for an instance that exists (HELD).
+
+        Raises NotFound, WrongState (compute is claimed already, or the instance is being made or removed),
+        NeverFits, DoesNotFitNow.
+        """
+        record = self._ledger.instance_by_id(instance_id)
+        if record is None:
+            raise NotFound(f"no instance with id {instance_id}", hint="see 'vmctl ps -a'")
+
+        def prepare(db: sqlite3.Connection) -> list[ClaimRecord]:
+            known = claims.of_instance(db, instance_id)
+            static, compute = known.get(Part.STATIC), known.get(Part.COMPUTE)
+            if static is None or static.state is not ClaimState.ACTIVE:
+                raise busy(record.name, static)
+            if compute is not None:
+                raise busy(record.name, compute)
+            until = static.lease_until
+            return [_held(record, Part.COMPUTE, demand, _class(session, until), until, self._clock())]
+
+        return self._admit(record, prepare, demand, observation, None)
+
+    def explain(
+        self, demand: Demand, observation: Observation = NO_OBSERVATION, parts: Iterable[Part] = tuple(Part)
+    ) -> Decision:
+        """What an admission would say now; by the same code, in a transaction that is rolled back."""
+        decision, retry = self._rehearse(demand, observation, None, parts)
+        if retry:
+            decision, _ = self._rehearse(demand, observation, self._residents(observation), parts)
+        return decision
+
+    # The protocol
+
+    def begin(self, grant: Grant) -> None:
+        """HELD -> REALISING: from here on a backend may be called."""
+        self._advance("begin", grant, ClaimState.REALISING, tuple(Part))
+
+    def confirm(self, grant: Grant, *parts: Part) -> None:
+        """REALISING -> ACTIVE, for all parts or those named. Durable claims need no owner any more."""
+        self._advance("confirm", grant, ClaimState.ACTIVE, parts or tuple(Part))
+
+    def abandon(self, grant: Grant, reason: str, *parts: Part) -> None:
+        """Give up all parts or those named: HELD -> RELEASED, REALISING and ACTIVE -> RELEASING. Idempotent."""
+        with self._step("abandon") as db:
+            moved = {
+                part: give_up(db, claim, reason)
+                for part, claim in self._current(db, grant, parts or tuple(Part)).items()
+            }
+        self._settle(grant, moved)
+
+    def releasing_compute(self, instance_id: str, reason: str = "stop") -> Grant:
+        """The compute claim -> RELEASING, before its body is stopped. Nothing claimed: a grant without claims.
+
+        Raises WrongState while another living process is at work on it.
+        """
+        return self._releasing(instance_id, (Part.COMPUTE,), reason)
+
+    def releasing_all(self, instance_id: str, reason: str = "remove") -> Grant:
+        """Both claims -> RELEASING, before the body is removed; a session's too, while its owner lives."""
+        return self._releasing(instance_id, tuple(Part), reason)
+
+    def released(self, grant: Grant, *parts: Part) -> None:
+        """RELEASING -> RELEASED, once the backend has confirmed that what was claimed is no longer used.
+
+        Counters fall here. With its static claim the instance's row goes. Idempotent: the first one wins.
+        """
+        with self._step("released") as db:
+            moved: dict[Part, ClaimRecord] = {}
+            for part, claim in self._current(db, grant, parts or tuple(Part)).items():
+                moved[part] = claim
+                if claim.state is not ClaimState.RELEASED:
+                    moved[part] = move(db, claim, ClaimState.RELEASED, "gone")
+        self._settle(grant, moved)
+
+    # Recovery and observation
+
+    def recoverable(self, limit: int = 64) -> AbstractContextManager[list[Orphan]]:
+        """What the sweep must finish, at most ``limit`` instances, locked while the context lasts (rules P5 and P6).
+
+        Asks the ledger only. HELD claims of dead owners are released here: no side effect was possible.
+        """
+        return recovery.recoverable(self._ledger, self._locks, lambda: self._step("recover"), self._clock(), limit)
+
+    def compute_holders(self) -> list[InstanceRecord]:
+        """Instances whose compute claim is ACTIVE: those whose bodies may have ended by themselves."""
+        with self._ledger.read() as db:
+            return instances.with_active_compute(db)
+
+    def observe_foreign(self, seen: list[Foreign]) -> bool:
+        """Make the claims of project ``_foreign`` what was seen; true if the ledger changed."""
+        with self._ledger.read() as db:
+            if not any(foreign.changes(db, seen)) and not inventory.stale(db, probed_rows(self._facts())):
+                return False
+        with self._ledger.write() as db:
+            self._observe(db, self._facts(), seen)
+        return True
+
+    # Views
+
+    def claim_views(self) -> list[ClaimView]:
+        """Every counted claim, foreign ones included, oldest first."""
+        with self._ledger.read() as db:
+            return [report.claim_view(claim) for claim in claims.counted(db)]
+
+    def host_resources(self) -> list[HostResource]:
+        """Every resource of the host: what there is, what is claimed, what is free."""
+        facts = self._facts()
+        with self._ledger.rehearse() as db:
+            self._observe(db, facts, None)
+            return report.host_resources(inventory.read(db), claims.foreign_sums(db), facts)
+
+    def set_resource(
+        self, resource: str, *, total: int | None = None, reserved: int | None = None, ratio_ppm: int | None = None
+    ) -> None:
+        """The administrator's word for one resource (such as ``mem`` or ``disk.virt``); None keeps what is set.
+
+        Raises UsageError: unknown resource, more reserved than there is, or a ratio that is not allowed.
+        """
+        facts = self._facts()
+        with self._ledger.write() as db:
+            self._observe(db, facts, None)
+            report.set_resource(db, resource, total=total, reserved=reserved, ratio_ppm=ratio_ppm)
+
+    def reset_resource(self, resource: str) -> None:
+        """Back to what is probed. Raises UsageError for an unknown resource."""
+        facts = self._facts()
+        with self._ledger.write() as db:
+            self._observe(db, facts, None)
+            report.reset_resource(db, resource)
+
+    # Inside
+
+    def _admit(
+        self,
+        record: InstanceRecord,
+        prepare: Callable[[sqlite3.Connection], list[ClaimRecord]],
+        demand: Demand,
+        observation: Observation,
+        new: InstanceRecord | None,
+    ) -> Grant:
+        """One transaction: usage, capacity, policy, rows. A second one if real memory use must be asked for."""
+        facts = self._facts()
+        residents: Mapping[str, int] | None = None
+        while True:
+            wanted: list[ClaimRecord] = []
+            try:
+                with self._step("admit") as db:
+                    self._observe(db, facts, observation.foreign)
+                    error, retry, wanted = self._consider(db, record.name, prepare, demand, facts, residents)
+                    if error is None and not retry:
+                        self._write(db, new, wanted)
+                    elif error is not None:
+                        _note_refusal(db, record, error)
+            except BaseException:
+                self._forget(wanted)
+                raise
+            if error is not None:
+                raise error
+            if not retry:
+                return Grant(record.id, wanted, self._locks)
+            residents = self._residents(observation)
+
+    def _consider(
+        self,
+        db: sqlite3.Connection,
+        name: str,
+        prepare: Callable[[sqlite3.Connection], list[ClaimRecord]],
+        demand: Demand,
+        facts: HostFacts,
+        residents: Mapping[str, int] | None,
+    ) -> tuple[VmctlError | None, bool, list[ClaimRecord]]:
+        """(refusal or None, ask again with residents, claims to write); reads only."""
+        try:
+            wanted = prepare(db)
+        except (Conflict, NotFound) as error:
+            return error, False, []
+        decision, retry = self._decide(db, demand, {claim.part for claim in wanted}, facts, residents)
+        if retry or decision.verdict is Verdict.FITS:
+            return None, retry, wanted
+        return refusal(name, decision), False, []
+
+    def _decide(
+        self,
+        db: sqlite3.Connection,
+        demand: Demand,
+        parts: Iterable[Part],
+        facts: HostFacts,
+        residents: Mapping[str, int] | None,
+    ) -> tuple[Decision, bool]:
+        """The answer, and whether it may change when residents are known.
+
+        Without ``residents`` the counter stands for what is promised: an upper bound that costs nothing, and enough
+        as long as memory is plentiful.
+        """
+        rows = inventory.read(db)
+        never = policy.impossible(rows, demand)
+        if never:
+            return policy.decide(never, []), False
+
+        def holders(key: ResourceKey) -> tuple[tuple[str, int], ...]:
+            return claims.holders(db, key, HOLDERS_SHOWN)
+
+        short = []
+        if Part.STATIC in parts:
+            short += policy.short_now(rows, demand.static, holders) + policy.short_of_disk(facts, holders)
+        if Part.COMPUTE in parts:
+            short += policy.short_now(rows, demand.compute, holders)
+            amount = demand.compute.get(MEM, 0)
+            if residents is None:
+                promised = rows[MEM].used
+            else:
+                promised = policy.unused_promises(claims.promises(db, MEM), residents)
+            short += policy.short_of_memory(facts, promised, amount, holders)
+        if residents is None and any(one.gate == "available" for one in short):
+            # Only real use can tell; and where something else is short, the bound must not be shown as a fact.
+            short = [one for one in short if one.gate != "available"]
+            return policy.decide([], short), not short
+        return policy.decide([], short), False
+
+    def _rehearse(
+        self, demand: Demand, observation: Observation, residents: Mapping[str, int] | None, parts: Iterable[Part]
+    ) -> tuple[Decision, bool]:
+        facts = self._facts()
+        with self._ledger.rehearse() as db:
+            self._observe(db, facts, observation.foreign)
+            return self._decide(db, demand, set(parts), facts, residents)
+
+    @staticmethod
+    def _residents(observation: Observation) -> Mapping[str, int]:
+        return {**foreign.residents(observation.foreign or ()), **observation.residents()}
+
+    def _observe(self, db: sqlite3.Connection, facts: HostFacts, seen: list[Foreign] | None) -> None:
+        """Bring inventory and foreign claims up to date; writes only what differs."""
+        if stale := inventory.stale(db, probed_rows(facts)):
+            inventory.put(db, stale)
+            events.append(db, "inventory", detail=", ".join(f"{row.key}={row.total}" for row in stale))
+        if seen is not None and any(changes := foreign.changes(db, seen)):
+            foreign.apply(db, changes, self._clock())
+
+    def _write(self, db: sqlite3.Connection, new: InstanceRecord | None, wanted: list[ClaimRecord]) -> None:
+        if new is not None:
+            instances.insert(db, new)
+        for claim in wanted:
+            self._locks.take(claim.id)  # a fresh id: nobody can have it
+            claims.insert(db, claim)
+
+    def _advance(
+        self, step: str, grant: Grant, to_state: ClaimState, parts: Iterable[Part]
+    ) -> None:
+        """Forward along the diagram; a claim that is there already stays."""
+        with self._step(step) as db:
+            moved = {
+                part: move(db, grant.claims[part], to_state)
+                for part in parts
+                if part in grant.claims and grant.claims[part].state is not to_state
+            }
+        self._settle(grant, moved)
+
+    def _releasing(self, instance_id: str, parts: tuple[Part, ...], reason: str) -> Grant:
+        taken: list[ClaimRecord] = []
+        try:
+            with self._step("releasing") as db:
+                record = instances.by_id(db, instance_id)
+                for part, claim in claims.of_instance(db, instance_id).items():
+                    if part in parts:
+                        if not self._locks.take(claim.id) and not open_to_others(claim):
+                            raise busy(record.name if record else claim.name, claim)
+                        taken.append(claim)
+                moved = {claim.part: give_up(db, claim, reason) for claim in taken}
+        except BaseException:
+            for claim in taken:
+                self._locks.leave(claim.id)
+            raise
+        grant = Grant(instance_id, taken, self._locks)
+        self._settle(grant, moved)
+        return grant
+
+    def _current(self, db: sqlite3.Connection, grant: Grant, parts: Iterable[Part]) -> dict[Part, ClaimRecord]:
+        """The grant's claims as the ledger has them now."""
+        found: dict[Part, ClaimRecord] = {}
+        for part in parts:
+            if part in grant.claims and (claim := claims.by_id(db, grant.claims[part].id)):
+                found[part] = claim
+        return found
+
+    def _settle(self, grant: Grant, moved: Mapping[Part, ClaimRecord]) -> None:
+        """After the commit: note the new states, and let go of locks that protect nothing any more."""
+        for part, claim in moved.items():
+            grant.claims[part] = claim
+            if not needs_owner(claim):
+                self._locks.drop(claim.id)
+
+    def _forget(self, wanted: Iterable[ClaimRecord]) -> None:
+        for claim in wanted:
+            self._locks.drop(claim.id)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[sqlite3.Connection]:
+        """One write transaction between two crash points."""
+        with self._ledger.write() as db:
+            yield db
+            crash_point(f"claim.{name}.before-commit")
+        crash_point(f"claim.{name}.after-commit")
+
+
+def _held(
+    record: InstanceRecord, part: Part, demand: Demand, claim_class: ClaimClass, lease_until: int | None, now: int
+) -> ClaimRecord:
+    """A claim of this process, about to be written."""
+    return ClaimRecord(
+        id=new_id(),
+        instance_id=record.id,
+        part=part,
+        state=ClaimState.HELD,
+        claim_class=claim_class,
+        name=record.name,
+        project=record.project,
+        kind=record.kind,
+        backend=record.backend,
+        amounts=demand.static if part is Part.STATIC else demand.compute,
+        overhead={} if part is Part.STATIC else demand.overhead,
+        owner=Owner.me(),
+        created_at=now,
+        lease_until=lease_until,
+    )
+
+
+def _class(session: bool, lease_until: int | None) -> ClaimClass:
+    if session:
+        return ClaimClass.SESSION
+    return ClaimClass.DURABLE if lease_until is None else ClaimClass.LEASE
+
+
+def _note_refusal(db: sqlite3.Connection, record: InstanceRecord, error: VmctlError) -> None:
+    events.append(
+        db, "refuse", instance_id=record.id, name=record.name, kind=record.kind, detail=f"{error.code}: {error.message}"
+    )

@@ -1,0 +1,68 @@
+"""Single moves of claims, inside a ledger transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from vmctl.errors import WrongState
+from vmctl.ledger import claims, instances
+from vmctl.ledger.records import ClaimClass, ClaimRecord, ClaimState, Owner, Part
+
+_GIVEN_UP = {
+    ClaimState.HELD: ClaimState.RELEASED,  # no side effect was possible
+    ClaimState.REALISING: ClaimState.RELEASING,
+    ClaimState.ACTIVE: ClaimState.RELEASING,
+}
+_DOING = {
+    ClaimState.HELD: "being started",
+    ClaimState.REALISING: "being started",
+    ClaimState.ACTIVE: "started already",
+    ClaimState.RESIZING: "being resized",
+    ClaimState.RELEASING: "being stopped or removed",
+}
+
+
+def move(db: sqlite3.Connection, claim: ClaimRecord, to_state: ClaimState, reason: str = "") -> ClaimRecord:
+    """One transition (rule P1); with a static claim's release the instance's row goes.
+
+    Raises WrongState when somebody else moved the claim first.
+    """
+    in_charge = to_state in {ClaimState.REALISING, ClaimState.RELEASING}
+    owner = Owner.me() if in_charge else claim.owner if to_state is ClaimState.ACTIVE and is_session(claim) else None
+    if not claims.move(db, claim, to_state, owner=owner, detail=reason):
+        raise busy(claim.name, claims.by_id(db, claim.id))
+    if to_state is ClaimState.RELEASED and claim.part is Part.STATIC and claim.instance_id is not None:
+        instances.delete(db, claim.instance_id)
+    return msgspec.structs.replace(claim, state=to_state, owner=owner, generation=claim.generation + 1)
+
+
+def give_up(db: sqlite3.Connection, claim: ClaimRecord, reason: str) -> ClaimRecord:
+    """Towards RELEASED as far as is safe without asking a backend; what is on its way already stays as it is."""
+    to_state = _GIVEN_UP.get(claim.state)
+    return claim if to_state is None else move(db, claim, to_state, reason)
+
+
+def is_session(claim: ClaimRecord) -> bool:
+    return claim.claim_class is ClaimClass.SESSION
+
+
+def needs_owner(claim: ClaimRecord) -> bool:
+    """Whether the claim would be an orphan if nobody held its lock."""
+    return claim.state is not ClaimState.RELEASED and not (claim.state is ClaimState.ACTIVE and not is_session(claim))
+
+
+def open_to_others(claim: ClaimRecord) -> bool:
+    """A running session may be ended by other processes while its owner lives (``rm -f`` of an attached run)."""
+    return is_session(claim) and claim.state in {ClaimState.ACTIVE, ClaimState.RELEASING}
+
+
+def busy(name: str, claim: ClaimRecord | None) -> WrongState:
+    """The error for a claim that another process is at work on; None: it is gone."""
+    if claim is None or claim.state is ClaimState.RELEASED:
+        return WrongState(f"'{name}' was removed meanwhile", hint="see 'vmctl ps -a'")
+    text = f"'{name}' is {_DOING.get(claim.state, claim.state.lower())}"
+    if claim.owner is not None and claim.state is not ClaimState.ACTIVE:
+        return WrongState(f"{text} by process {claim.owner.pid}", hint="try again when it is done")
+    return WrongState(text, hint="see 'vmctl ps -a'")
