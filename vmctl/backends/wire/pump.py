@@ -140,6 +140,7 @@ class _Pump:
             case FrameType.EXIT:
                 self._exit = exit_of(frame)
                 self._over = True
+                self._session.close()  # nothing follows; a machine waits for this before it powers off
             case FrameType.ERROR:
                 raise error_of(frame.payload)
             case _:
