@@ -29,6 +29,8 @@ class App:
         self.paths = paths
         self.config = config
         self.notice = notice
+        self.swept = False
+        """Whether this command has looked for what dead ones left (``ops.sweep``)."""
         self._backends: dict[str, Backend] = {}
 
     @cached_property
@@ -41,8 +43,9 @@ class App:
     @cached_property
     def allocator(self) -> Allocator:
         from vmctl.allocation.allocator import Allocator
+        from vmctl.allocation.inventory import read_host
 
-        return Allocator(self.ledger, self.paths)
+        return Allocator(self.ledger, self.paths.run, lambda: read_host(self.paths.state))
 
     @cached_property
     def images(self) -> ImageStore:

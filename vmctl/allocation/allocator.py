@@ -23,7 +23,7 @@ from vmctl.allocation.records import Decision, Demand, NewInstance, Observation,
 from vmctl.allocation.refusal import refusal
 from vmctl.allocation.transitions import busy, give_up, move, needs_owner, open_to_others
 from vmctl.crashpoint import crash_point, declare_crash_points
-from vmctl.errors import Conflict, NotFound, VmctlError
+from vmctl.errors import Conflict, NotFound, VmctlError, WrongState
 from vmctl.ledger import Ledger, claims, events, instances, inventory
 from vmctl.ledger.records import ClaimClass, ClaimRecord, ClaimState, InstanceRecord, Owner, Part
 from vmctl.model.ids import new_id
@@ -33,6 +33,7 @@ from vmctl.model.state import Desired, State
 from vmctl.model.views import ClaimView, HostResource
 
 HOLDERS_SHOWN = 3
+PATIENCE_SECONDS = 5.0
 _STEPS = ("admit", "begin", "confirm", "abandon", "releasing", "released", "recover")
 declare_crash_points(*(f"claim.{step}.{when}" for step in _STEPS for when in ("before-commit", "after-commit")))
 NO_OBSERVATION = Observation()
@@ -113,6 +114,8 @@ class Allocator:
             static, compute = known.get(Part.STATIC), known.get(Part.COMPUTE)
             if static is None or static.state is not ClaimState.ACTIVE:
                 raise busy(record.name, static)
+            if compute is not None and compute.state is ClaimState.ACTIVE:
+                raise WrongState(f"'{record.name}' is started already", hint="stop it first (vmctl stop)")
             if compute is not None:
                 raise busy(record.name, compute)
             until = static.lease_until
@@ -151,7 +154,7 @@ class Allocator:
     def releasing_compute(self, instance_id: str, reason: str = "stop") -> Grant:
         """The compute claim -> RELEASING, before its body is stopped. Nothing claimed: a grant without claims.
 
-        Raises WrongState while another living process is at work on it.
+        Waits a few seconds for a living process that is at work on it, then raises WrongState.
         """
         return self._releasing(instance_id, (Part.COMPUTE,), reason)
 
@@ -186,27 +189,51 @@ class Allocator:
         with self._ledger.read() as db:
             return instances.with_active_compute(db)
 
-    def observe_foreign(self, seen: list[Foreign]) -> bool:
-        """Make the claims of project ``_foreign`` what was seen; true if the ledger changed."""
+    @contextmanager
+    def owned_compute(self, instance_id: str) -> Iterator[Grant | None]:
+        """The instance's ACTIVE compute claim in this process's hands while the context lasts: nobody else can start,
+        stop or release it. None: there is no such claim, or a living process is at work on it.
+        """
         with self._ledger.read() as db:
-            if not any(foreign.changes(db, seen)) and not inventory.stale(db, probed_rows(self._facts())):
+            claim = claims.of_instance(db, instance_id).get(Part.COMPUTE)
+        was_mine = claim is not None and self._locks.holds(claim.id)
+        if claim is None or not self._locks.take(claim.id):
+            yield None
+            return
+        with self._ledger.read() as db:  # again, under the lock
+            claim = claims.by_id(db, claim.id) or claim
+        grant = Grant(instance_id, [claim], self._locks)
+        try:
+            yield grant if claim.state is ClaimState.ACTIVE else None
+        finally:
+            if not was_mine:
+                grant.close()
+
+    def observe_foreign(self, seen: list[Foreign], backends: frozenset[str] | None = None) -> bool:
+        """Make the claims of project ``_foreign`` what was seen by ``backends`` (None: by all of them).
+
+        They may exceed capacity. True if the ledger changed; without a change nothing is written.
+        """
+        facts = self._facts()
+        with self._ledger.read() as db:
+            if not any(foreign.changes(db, seen, backends)) and not inventory.stale(db, probed_rows(facts)):
                 return False
         with self._ledger.write() as db:
-            self._observe(db, self._facts(), seen)
+            self._observe(db, facts, Observation(foreign=seen, backends=backends))
         return True
 
     # Views
 
-    def claim_views(self) -> list[ClaimView]:
-        """Every counted claim, foreign ones included, oldest first."""
+    def claim_views(self, *, released: bool = False) -> list[ClaimView]:
+        """Every counted claim, foreign ones included, oldest first; with ``released`` the past ones, too."""
         with self._ledger.read() as db:
-            return [report.claim_view(claim) for claim in claims.counted(db)]
+            return [report.claim_view(claim) for claim in (claims.every(db) if released else claims.counted(db))]
 
     def host_resources(self) -> list[HostResource]:
         """Every resource of the host: what there is, what is claimed, what is free."""
         facts = self._facts()
         with self._ledger.rehearse() as db:
-            self._observe(db, facts, None)
+            self._observe(db, facts, NO_OBSERVATION)
             return report.host_resources(inventory.read(db), claims.foreign_sums(db), facts)
 
     def set_resource(
@@ -218,14 +245,14 @@ class Allocator:
         """
         facts = self._facts()
         with self._ledger.write() as db:
-            self._observe(db, facts, None)
+            self._observe(db, facts, NO_OBSERVATION)
             report.set_resource(db, resource, total=total, reserved=reserved, ratio_ppm=ratio_ppm)
 
     def reset_resource(self, resource: str) -> None:
         """Back to what is probed. Raises UsageError for an unknown resource."""
         facts = self._facts()
         with self._ledger.write() as db:
-            self._observe(db, facts, None)
+            self._observe(db, facts, NO_OBSERVATION)
             report.reset_resource(db, resource)
 
     # Inside
@@ -245,7 +272,7 @@ class Allocator:
             wanted: list[ClaimRecord] = []
             try:
                 with self._step("admit") as db:
-                    self._observe(db, facts, observation.foreign)
+                    self._observe(db, facts, observation)
                     error, retry, wanted = self._consider(db, record.name, prepare, demand, facts, residents)
                     if error is None and not retry:
                         self._write(db, new, wanted)
@@ -322,20 +349,21 @@ class Allocator:
     ) -> tuple[Decision, bool]:
         facts = self._facts()
         with self._ledger.rehearse() as db:
-            self._observe(db, facts, observation.foreign)
+            self._observe(db, facts, observation)
             return self._decide(db, demand, set(parts), facts, residents)
 
     @staticmethod
     def _residents(observation: Observation) -> Mapping[str, int]:
         return {**foreign.residents(observation.foreign or ()), **observation.residents()}
 
-    def _observe(self, db: sqlite3.Connection, facts: HostFacts, seen: list[Foreign] | None) -> None:
+    def _observe(self, db: sqlite3.Connection, facts: HostFacts, observation: Observation) -> None:
         """Bring inventory and foreign claims up to date; writes only what differs."""
         if stale := inventory.stale(db, probed_rows(facts)):
             inventory.put(db, stale)
             events.append(db, "inventory", detail=", ".join(f"{row.key}={row.total}" for row in stale))
-        if seen is not None and any(changes := foreign.changes(db, seen)):
-            foreign.apply(db, changes, self._clock())
+        seen = observation.foreign
+        if seen is not None and any(changes := foreign.changes(db, seen, observation.backends)):
+            foreign.write(db, changes, self._clock())
 
     def _write(self, db: sqlite3.Connection, new: InstanceRecord | None, wanted: list[ClaimRecord]) -> None:
         if new is not None:
@@ -357,6 +385,16 @@ class Allocator:
         self._settle(grant, moved)
 
     def _releasing(self, instance_id: str, parts: tuple[Part, ...], reason: str) -> Grant:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._try_releasing(instance_id, parts, reason)
+            except WrongState:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
+
+    def _try_releasing(self, instance_id: str, parts: tuple[Part, ...], reason: str) -> Grant:
         taken: list[ClaimRecord] = []
         try:
             with self._step("releasing") as db:

@@ -28,10 +28,14 @@ class Changes(NamedTuple):
     new: list[Foreign]
 
 
-def changes(db: sqlite3.Connection, seen: Iterable[Foreign]) -> Changes:
-    """Compare; a workload that grew or shrank is one gone and one new."""
+def changes(db: sqlite3.Connection, seen: Iterable[Foreign], backends: frozenset[str] | None = None) -> Changes:
+    """Compare with what ``backends`` (None: all) had; a workload that grew or shrank is one gone and one new."""
     now = {foreign_key(one): one for one in seen if one.running}
-    known = {f"{claim.backend}/{claim.name}": claim for claim in claims.foreign(db)}
+    known = {
+        f"{claim.backend}/{claim.name}": claim
+        for claim in claims.foreign(db)
+        if backends is None or claim.backend in backends
+    }
     same = {key for key, claim in known.items() if key in now and claim.amounts == _amounts(now[key])}
     return Changes(
         gone=[claim for key, claim in known.items() if key not in same],
@@ -39,7 +43,7 @@ def changes(db: sqlite3.Connection, seen: Iterable[Foreign]) -> Changes:
     )
 
 
-def apply(db: sqlite3.Connection, what: Changes, clock: int) -> None:
+def write(db: sqlite3.Connection, what: Changes, clock: int) -> None:
     """Write the difference; the sum may exceed capacity (then nothing new fits until it falls)."""
     for claim in what.gone:
         claims.move(db, claim, ClaimState.RELEASED, owner=None, detail="no longer seen")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from vmctl.allocation.locks import OwnerLocks
-from vmctl.ledger.records import ClaimRecord, ClaimState, InstanceRecord, Part
+from vmctl.allocation.transitions import needs_owner
+from vmctl.ledger.records import ClaimRecord, InstanceRecord, Part
 
 
 class Grant:
@@ -28,10 +29,10 @@ class Grant:
     def close(self) -> None:
         """Give up the owner locks; claims and counters stay as they are."""
         for claim in self.claims.values():
-            if claim.state is ClaimState.RELEASED:
-                self._locks.drop(claim.id)
-            else:
+            if needs_owner(claim):
                 self._locks.leave(claim.id)
+            else:
+                self._locks.drop(claim.id)
 
     def __enter__(self) -> Grant:
         return self

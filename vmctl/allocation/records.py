@@ -38,11 +38,14 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True):
 class Observation:
     """What the backends saw just before an admission. No backend is asked inside a transaction.
 
-    ``foreign`` None: nobody looked, what the ledger knows of foreign workloads stands. ``residents`` gives the bytes
-    of memory in use by instance id; it is called (once, at most) only when the memory gate would refuse without it.
+    ``foreign`` None: nobody looked, what the ledger knows of foreign workloads stands. ``backends`` names those that
+    answered (None: all of them): what the others had before stands too, a daemon that is down frees no memory.
+    ``residents`` gives the bytes of memory in use by instance id; it is called (once, at most) only when the memory
+    gate would refuse without it.
     """
 
     foreign: list[Foreign] | None = None
+    backends: frozenset[str] | None = None
     residents: Callable[[], Mapping[str, int]] = field(default=dict)
 
 

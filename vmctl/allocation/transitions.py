@@ -18,7 +18,6 @@ _GIVEN_UP = {
 _DOING = {
     ClaimState.HELD: "being started",
     ClaimState.REALISING: "being started",
-    ClaimState.ACTIVE: "started already",
     ClaimState.RESIZING: "being resized",
     ClaimState.RELEASING: "being stopped or removed",
 }
@@ -62,7 +61,6 @@ def busy(name: str, claim: ClaimRecord | None) -> WrongState:
     """The error for a claim that another process is at work on; None: it is gone."""
     if claim is None or claim.state is ClaimState.RELEASED:
         return WrongState(f"'{name}' was removed meanwhile", hint="see 'vmctl ps -a'")
-    text = f"'{name}' is {_DOING.get(claim.state, claim.state.lower())}"
-    if claim.owner is not None and claim.state is not ClaimState.ACTIVE:
-        return WrongState(f"{text} by process {claim.owner.pid}", hint="try again when it is done")
-    return WrongState(text, hint="see 'vmctl ps -a'")
+    doing = _DOING.get(claim.state, "being worked on")
+    by = f"process {claim.owner.pid}" if claim.owner else "another vmctl command"
+    return WrongState(f"'{name}' is {doing} by {by}", hint="try again when that is done")

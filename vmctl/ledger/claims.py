@@ -108,6 +108,11 @@ def counted(db: sqlite3.Connection) -> list[ClaimRecord]:
     return _records(db, db.execute("SELECT * FROM claim WHERE counted ORDER BY created_at, id"))
 
 
+def every(db: sqlite3.Connection) -> list[ClaimRecord]:
+    """Every claim that ever was, oldest first; those that are not counted any more have no amounts."""
+    return _records(db, db.execute("SELECT * FROM claim ORDER BY created_at, id"))
+
+
 def foreign(db: sqlite3.Connection) -> list[ClaimRecord]:
     return _records(db, db.execute("SELECT * FROM claim WHERE state = 'FOREIGN' ORDER BY id"))
 

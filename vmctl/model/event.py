@@ -20,6 +20,7 @@ class EventType(StrEnum):
     REMOVE = "remove"
     RENAME = "rename"
     CLAIM = "claim"     # a claim changed state (from the ledger)
+    REFUSE = "refuse"   # a claim was refused; detail says why (from the ledger)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

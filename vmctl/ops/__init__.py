@@ -1,0 +1,1 @@
+"""The engine: one use case a file. Operations return results and never print."""
