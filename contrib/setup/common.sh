@@ -25,15 +25,4 @@ need_root() {
     [ "$(id -u)" -eq 0 ] || fail "not root, and $1" "sudo make ${VMCTL_GOAL:-setup}"
 }
 
-# wait_until SECONDS COMMAND...: try COMMAND five times a second.
-wait_until() {
-    tries=$(($1 * 5))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || return 1
-        sleep 0.2
-    done
-}
-
 systemd_runs() { [ -d /run/systemd/system ]; }

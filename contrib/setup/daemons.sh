@@ -10,12 +10,29 @@ libvirt_answers() { timeout 10 virsh -q -c qemu:///system --readonly uri </dev/n
 
 docker_answers() { timeout 10 docker version --format '{{.Server.Version}}' </dev/null; }
 
-# in_background NAME COMMAND...: outlives this script and its terminal; its words go to a log.
+# in_background NAME COMMAND...: outlives this script and its terminal; its words go to a log, its number to $daemon.
 in_background() {
     log=$LOGS/$1.log
     shift
     mkdir -p "$LOGS"
     setsid "$@" </dev/null >>"$log" 2>&1 &
+    daemon=$!
+}
+
+# wait_for SECONDS NAME COMMAND...: try COMMAND five times a second; fail early if the daemon started here has ended.
+wait_for() {
+    tries=$(($1 * 5))
+    name=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        if [ "$tries" -eq 0 ] || { [ -n "$daemon" ] && ! kill -0 "$daemon" 2>/dev/null; }; then
+            words=$([ -z "$daemon" ] || tail -n 1 "$log")
+            fail "$name was started and does not answer${words:+: $words}" \
+                "look into $LOGS/$name.log, or with systemd: journalctl -xe"
+        fi
+        sleep 0.2
+    done
 }
 
 # enable_units UNIT...: those of them that this host has.
@@ -28,6 +45,7 @@ enable_units() {
 }
 
 start_libvirt() {
+    daemon=
     if systemd_runs; then
         enable_units virtlogd.socket libvirtd.socket virtqemud.socket virtnetworkd.socket
     else
@@ -37,11 +55,11 @@ start_libvirt() {
         # reaps slowly, each end of a machine takes a second longer (measured: virsh destroy 0.22 s against 1.23 s).
         in_background libvirtd tini -s -- libvirtd
     fi
-    wait_until 20 libvirt_answers ||
-        fail "libvirtd was started and does not answer" "look into $LOGS/libvirtd.log, or: journalctl -u libvirtd"
+    wait_for 20 libvirtd libvirt_answers
 }
 
 start_docker() {
+    daemon=
     if systemd_runs; then
         enable_units docker.socket docker.service
     else
@@ -51,8 +69,7 @@ start_docker() {
         fi
         in_background dockerd dockerd
     fi
-    wait_until 30 docker_answers ||
-        fail "dockerd was started and does not answer" "look into $LOGS/dockerd.log, or: journalctl -u docker"
+    wait_for 30 dockerd docker_answers
 }
 
 default_network() {
