@@ -8,12 +8,12 @@ from vmctl.model.spec import InstanceSpec
 from vmctl.model.views import ClaimView, Explanation, ShortageView
 from vmctl.ops.instances import accept
 from vmctl.ops.naming import named
-from vmctl.ops.observe import observe
+from vmctl.ops.observe import count_foreign, observe
 
 
 def list_claims(app: App, all: bool = False) -> list[ClaimView]:
     """Every claim that counts, foreign workloads included; with ``all`` those that were released, too."""
-    observe(app)
+    count_foreign(app)
     return app.allocator.claim_views(released=all)
 
 

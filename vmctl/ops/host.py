@@ -7,12 +7,12 @@ import os
 from vmctl.app import App
 from vmctl.model.resources import Resource
 from vmctl.model.views import HostResource, HostView
-from vmctl.ops.observe import observe
+from vmctl.ops.observe import count_foreign
 
 
 def inspect_host(app: App) -> HostView:
     """The host's resources: what there is, what is claimed (by whom it may be), what is free."""
-    observe(app)
+    count_foreign(app)
     resources = app.allocator.host_resources()
     totals = {row.resource: row.total for row in resources}
     machine = os.uname()

@@ -50,7 +50,13 @@ def observe(app: App) -> Observation:
     foreign = [item for answer in served.values() for item in answer.foreign]
     for name, answer in served.items():
         foreign += [_as_foreign(name, body) for body in answer.bodies if body.ledger != app.ledger.uuid]
-    return Observation(foreign=foreign, residents=lambda: _residents(app))
+    return Observation(foreign=foreign, backends=frozenset(served), residents=lambda: _residents(app))
+
+
+def count_foreign(app: App) -> None:
+    """Observe, and write the workloads of others into the ledger, for those who only look at it."""
+    seen = observe(app)
+    app.allocator.observe_foreign(seen.foreign or [], seen.backends)
 
 
 def _residents(app: App) -> dict[str, int]:
