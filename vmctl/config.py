@@ -208,26 +208,37 @@ def _rewrite(file: Path, name: str, text: str | None) -> None:
         expected[name] = text
     old = file.read_text(encoding="utf-8") if file.exists() else ""
     new = _edit(old, name, text)
-    if _parse(new, file) != expected:
+    try:
+        understood = _parse(new, file) == expected
+    except UsageError:
+        understood = False
+    if not understood:
         raise VmctlError(f"cannot change '{name}' in {file}", hint="its layout is unusual: edit it by hand")
     _replace(file, new)
 
 
 def _edit(old: str, name: str, text: str | None) -> str:
     """``old`` with the line of ``name`` changed, added or (None) removed; tables and dotted keys are understood."""
-    line = None if text is None else f'{name} = "{text.translate(_ESCAPES)}"'
-    kept: list[str] = []
-    table = ""
-    for entry in old.splitlines():
-        if header := re.match(r"\s*\[([^\[\]]+)\]", entry):
-            table = header[1].strip() + "."
-        key = re.match(r"\s*([A-Za-z0-9_.\-]+)\s*=", entry)
-        if not (key and table + key[1] == name):
-            kept.append(entry)
-    if line is not None:
-        first_table = next((i for i, entry in enumerate(kept) if entry.lstrip().startswith("[")), len(kept))
-        kept.insert(first_table, line)
-    return "".join(entry + "\n" for entry in kept)
+    table, dot, last = name.rpartition(".")
+    value = "" if text is None else f'"{text.translate(_ESCAPES)}"'
+    lines: list[str] = []
+    current, header, done = "", None, text is None
+    for line in old.splitlines():
+        if found := re.match(r"\s*\[([^\[\]]+)\]", line):
+            current = found[1].strip() + "."
+            header = len(lines) if current == table + dot else header
+        key = re.match(r"\s*([A-Za-z0-9_.\-]+)\s*=", line)
+        if not key or current + key[1] != name:
+            lines.append(line)
+        elif not done:
+            lines.append(f"{key[1]} = {value}")
+            done = True
+    if not done and header is not None:
+        lines.insert(header + 1, f"{last} = {value}")
+    elif not done:
+        first_table = next((i for i, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
+        lines.insert(first_table, f"{name} = {value}")
+    return "".join(line + "\n" for line in lines)
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"})

@@ -6,8 +6,7 @@ import json
 import sys
 
 from vmctl.errors import VmctlError
-from vmctl.output import streams
-from vmctl.output.machine import SCHEMA
+from vmctl.output import SCHEMA, streams
 
 
 def show_failure(error: VmctlError, *, as_json: bool = False) -> None:

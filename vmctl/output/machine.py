@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-SCHEMA = "vmctl/1"
+from vmctl.output import SCHEMA
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

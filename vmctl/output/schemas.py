@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from vmctl.output import checks, explanation, host, listings
-from vmctl.output.machine import SCHEMA, is_time
+from vmctl.output import SCHEMA, checks, explanation, host, listings
+from vmctl.output.machine import is_time
 from vmctl.output.options import option_listing
 from vmctl.output.show import Listing
 
