@@ -15,28 +15,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from vmctl.allocation import foreign, policy, recovery, report
+from vmctl.allocation import foreign, recovery, report
+from vmctl.allocation.admission import NO_OBSERVATION, Admission, observe
 from vmctl.allocation.grant import Grant, Orphan
-from vmctl.allocation.inventory import MEM, HostFacts, probed_rows
+from vmctl.allocation.inventory import HostFacts, probed_rows
 from vmctl.allocation.locks import OwnerLocks
-from vmctl.allocation.records import Decision, Demand, NewInstance, Observation, Verdict
-from vmctl.allocation.refusal import refusal
-from vmctl.allocation.transitions import busy, give_up, move, needs_owner, open_to_others
-from vmctl.crashpoint import crash_point, declare_crash_points
-from vmctl.errors import Conflict, NotFound, VmctlError, WrongState
-from vmctl.ledger import Ledger, claims, events, instances, inventory
+from vmctl.allocation.records import Decision, Demand, NewInstance, Observation
+from vmctl.allocation.transitions import busy, give_up, move, needs_owner, open_to_others, step
+from vmctl.errors import NotFound, WrongState
+from vmctl.ledger import Ledger, claims, instances, inventory
 from vmctl.ledger.records import ClaimClass, ClaimRecord, ClaimState, InstanceRecord, Owner, Part
 from vmctl.model.ids import new_id
 from vmctl.model.observed import Foreign
-from vmctl.model.resources import ResourceKey
 from vmctl.model.state import Desired, State
 from vmctl.model.views import ClaimView, HostResource
 
-HOLDERS_SHOWN = 3
 PATIENCE_SECONDS = 5.0
-_STEPS = ("admit", "begin", "confirm", "abandon", "releasing", "released", "recover")
-declare_crash_points(*(f"claim.{step}.{when}" for step in _STEPS for when in ("before-commit", "after-commit")))
-NO_OBSERVATION = Observation()
 
 
 class Allocator:
@@ -49,6 +43,7 @@ class Allocator:
         self._locks = OwnerLocks(run_dir / "claims")
         self._facts = facts
         self._clock = clock
+        self._admission = Admission(ledger, self._locks, facts, clock)
 
     # Admission
 
@@ -90,7 +85,7 @@ class Allocator:
             instances.refuse_taken_name(db, new.name)
             return wanted
 
-        return self._admit(record, prepare, demand, observation, record)
+        return self._admission.admit(record, prepare, demand, observation, new=True)
 
     def admit_start(
         self,
@@ -121,16 +116,13 @@ class Allocator:
             until = static.lease_until
             return [_held(record, Part.COMPUTE, demand, _class(session, until), until, self._clock())]
 
-        return self._admit(record, prepare, demand, observation, None)
+        return self._admission.admit(record, prepare, demand, observation, new=False)
 
     def explain(
         self, demand: Demand, observation: Observation = NO_OBSERVATION, parts: Iterable[Part] = tuple(Part)
     ) -> Decision:
         """What an admission would say now; by the same code, in a transaction that is rolled back."""
-        decision, retry = self._rehearse(demand, observation, None, parts)
-        if retry:
-            decision, _ = self._rehearse(demand, observation, self._residents(observation), parts)
-        return decision
+        return self._admission.explain(demand, observation, parts)
 
     # The protocol
 
@@ -144,7 +136,7 @@ class Allocator:
 
     def abandon(self, grant: Grant, reason: str, *parts: Part) -> None:
         """Give up all parts or those named: HELD -> RELEASED, REALISING and ACTIVE -> RELEASING. Idempotent."""
-        with self._step("abandon") as db:
+        with step(self._ledger, "abandon") as db:
             moved = {
                 part: give_up(db, claim, reason)
                 for part, claim in self._current(db, grant, parts or tuple(Part)).items()
@@ -167,7 +159,7 @@ class Allocator:
 
         Counters fall here. With its static claim the instance's row goes. Idempotent: the first one wins.
         """
-        with self._step("released") as db:
+        with step(self._ledger, "released") as db:
             moved: dict[Part, ClaimRecord] = {}
             for part, claim in self._current(db, grant, parts or tuple(Part)).items():
                 moved[part] = claim
@@ -182,7 +174,7 @@ class Allocator:
 
         Asks the ledger only. HELD claims of dead owners are released here: no side effect was possible.
         """
-        return recovery.recoverable(self._ledger, self._locks, lambda: self._step("recover"), self._clock(), limit)
+        return recovery.recoverable(self._ledger, self._locks, self._clock(), limit)
 
     def compute_holders(self) -> list[InstanceRecord]:
         """Instances whose compute claim is ACTIVE: those whose bodies may have ended by themselves."""
@@ -219,7 +211,7 @@ class Allocator:
             if not any(foreign.changes(db, seen, backends)) and not inventory.stale(db, probed_rows(facts)):
                 return False
         with self._ledger.write() as db:
-            self._observe(db, facts, Observation(foreign=seen, backends=backends))
+            observe(db, facts, Observation(foreign=seen, backends=backends), self._clock())
         return True
 
     # Views
@@ -233,7 +225,7 @@ class Allocator:
         """Every resource of the host: what there is, what is claimed, what is free."""
         facts = self._facts()
         with self._ledger.rehearse() as db:
-            self._observe(db, facts, NO_OBSERVATION)
+            observe(db, facts, NO_OBSERVATION, self._clock())
             return report.host_resources(inventory.read(db), claims.foreign_sums(db), facts)
 
     def set_resource(
@@ -245,138 +237,23 @@ class Allocator:
         """
         facts = self._facts()
         with self._ledger.write() as db:
-            self._observe(db, facts, NO_OBSERVATION)
+            observe(db, facts, NO_OBSERVATION, self._clock())
             report.set_resource(db, resource, total=total, reserved=reserved, ratio_ppm=ratio_ppm)
 
     def reset_resource(self, resource: str) -> None:
         """Back to what is probed. Raises UsageError for an unknown resource."""
         facts = self._facts()
         with self._ledger.write() as db:
-            self._observe(db, facts, NO_OBSERVATION)
+            observe(db, facts, NO_OBSERVATION, self._clock())
             report.reset_resource(db, resource)
 
     # Inside
 
-    def _admit(
-        self,
-        record: InstanceRecord,
-        prepare: Callable[[sqlite3.Connection], list[ClaimRecord]],
-        demand: Demand,
-        observation: Observation,
-        new: InstanceRecord | None,
-    ) -> Grant:
-        """One transaction: usage, capacity, policy, rows. A second one if real memory use must be asked for."""
-        facts = self._facts()
-        residents: Mapping[str, int] | None = None
-        while True:
-            wanted: list[ClaimRecord] = []
-            try:
-                with self._step("admit") as db:
-                    self._observe(db, facts, observation)
-                    error, retry, wanted = self._consider(db, record.name, prepare, demand, facts, residents)
-                    if error is None and not retry:
-                        self._write(db, new, wanted)
-                    elif error is not None:
-                        _note_refusal(db, record, error)
-            except BaseException:
-                self._forget(wanted)
-                raise
-            if error is not None:
-                raise error
-            if not retry:
-                return Grant(record.id, wanted, self._locks)
-            residents = self._residents(observation)
-
-    def _consider(
-        self,
-        db: sqlite3.Connection,
-        name: str,
-        prepare: Callable[[sqlite3.Connection], list[ClaimRecord]],
-        demand: Demand,
-        facts: HostFacts,
-        residents: Mapping[str, int] | None,
-    ) -> tuple[VmctlError | None, bool, list[ClaimRecord]]:
-        """(refusal or None, ask again with residents, claims to write); reads only."""
-        try:
-            wanted = prepare(db)
-        except (Conflict, NotFound) as error:
-            return error, False, []
-        decision, retry = self._decide(db, demand, {claim.part for claim in wanted}, facts, residents)
-        if retry or decision.verdict is Verdict.FITS:
-            return None, retry, wanted
-        return refusal(name, decision), False, []
-
-    def _decide(
-        self,
-        db: sqlite3.Connection,
-        demand: Demand,
-        parts: Iterable[Part],
-        facts: HostFacts,
-        residents: Mapping[str, int] | None,
-    ) -> tuple[Decision, bool]:
-        """The answer, and whether it may change when residents are known.
-
-        Without ``residents`` the counter stands for what is promised: an upper bound that costs nothing, and enough
-        as long as memory is plentiful.
-        """
-        rows = inventory.read(db)
-        never = policy.impossible(rows, demand)
-        if never:
-            return policy.decide(never, []), False
-
-        def holders(key: ResourceKey) -> tuple[tuple[str, int], ...]:
-            return claims.holders(db, key, HOLDERS_SHOWN)
-
-        short = []
-        if Part.STATIC in parts:
-            short += policy.short_now(rows, demand.static, holders) + policy.short_of_disk(facts, holders)
-        if Part.COMPUTE in parts:
-            short += policy.short_now(rows, demand.compute, holders)
-            amount = demand.compute.get(MEM, 0)
-            if residents is None:
-                promised = rows[MEM].used
-            else:
-                promised = policy.unused_promises(claims.promises(db, MEM), residents)
-            short += policy.short_of_memory(facts, promised, amount, holders)
-        if residents is None and any(one.gate == "available" for one in short):
-            # Only real use can tell; and where something else is short, the bound must not be shown as a fact.
-            short = [one for one in short if one.gate != "available"]
-            return policy.decide([], short), not short
-        return policy.decide([], short), False
-
-    def _rehearse(
-        self, demand: Demand, observation: Observation, residents: Mapping[str, int] | None, parts: Iterable[Part]
-    ) -> tuple[Decision, bool]:
-        facts = self._facts()
-        with self._ledger.rehearse() as db:
-            self._observe(db, facts, observation)
-            return self._decide(db, demand, set(parts), facts, residents)
-
-    @staticmethod
-    def _residents(observation: Observation) -> Mapping[str, int]:
-        return {**foreign.residents(observation.foreign or ()), **observation.residents()}
-
-    def _observe(self, db: sqlite3.Connection, facts: HostFacts, observation: Observation) -> None:
-        """Bring inventory and foreign claims up to date; writes only what differs."""
-        if stale := inventory.stale(db, probed_rows(facts)):
-            inventory.put(db, stale)
-            events.append(db, "inventory", detail=", ".join(f"{row.key}={row.total}" for row in stale))
-        seen = observation.foreign
-        if seen is not None and any(changes := foreign.changes(db, seen, observation.backends)):
-            foreign.write(db, changes, self._clock())
-
-    def _write(self, db: sqlite3.Connection, new: InstanceRecord | None, wanted: list[ClaimRecord]) -> None:
-        if new is not None:
-            instances.insert(db, new)
-        for claim in wanted:
-            self._locks.take(claim.id)  # a fresh id: nobody can have it
-            claims.insert(db, claim)
-
     def _advance(
-        self, step: str, grant: Grant, to_state: ClaimState, parts: Iterable[Part]
+        self, name: str, grant: Grant, to_state: ClaimState, parts: Iterable[Part]
     ) -> None:
         """Forward along the diagram; a claim that is there already stays."""
-        with self._step(step) as db:
+        with step(self._ledger, name) as db:
             moved = {
                 part: move(db, grant.claims[part], to_state)
                 for part in parts
@@ -397,7 +274,7 @@ class Allocator:
     def _try_releasing(self, instance_id: str, parts: tuple[Part, ...], reason: str) -> Grant:
         taken: list[ClaimRecord] = []
         try:
-            with self._step("releasing") as db:
+            with step(self._ledger, "releasing") as db:
                 record = instances.by_id(db, instance_id)
                 for part, claim in claims.of_instance(db, instance_id).items():
                     if part in parts:
@@ -428,18 +305,6 @@ class Allocator:
             if not needs_owner(claim):
                 self._locks.drop(claim.id)
 
-    def _forget(self, wanted: Iterable[ClaimRecord]) -> None:
-        for claim in wanted:
-            self._locks.drop(claim.id)
-
-    @contextmanager
-    def _step(self, name: str) -> Iterator[sqlite3.Connection]:
-        """One write transaction between two crash points."""
-        with self._ledger.write() as db:
-            yield db
-            crash_point(f"claim.{name}.before-commit")
-        crash_point(f"claim.{name}.after-commit")
-
 
 def _held(
     record: InstanceRecord, part: Part, demand: Demand, claim_class: ClaimClass, lease_until: int | None, now: int
@@ -467,9 +332,3 @@ def _class(session: bool, lease_until: int | None) -> ClaimClass:
     if session:
         return ClaimClass.SESSION
     return ClaimClass.DURABLE if lease_until is None else ClaimClass.LEASE
-
-
-def _note_refusal(db: sqlite3.Connection, record: InstanceRecord, error: VmctlError) -> None:
-    events.append(
-        db, "refuse", instance_id=record.id, name=record.name, kind=record.kind, detail=f"{error.code}: {error.message}"
-    )

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vmctl.allocation.grant import Grant, Orphan
 from vmctl.allocation.locks import OwnerLocks
-from vmctl.allocation.transitions import is_session, move, needs_owner
+from vmctl.allocation.transitions import is_session, move, needs_owner, step
 from vmctl.ledger import Ledger, claims, instances
 from vmctl.ledger.records import IN_MOTION, ClaimRecord, ClaimState
 
-Step = Callable[[], AbstractContextManager[sqlite3.Connection]]
-
 
 @contextmanager
-def recoverable(ledger: Ledger, locks: OwnerLocks, step: Step, now: int, limit: int) -> Iterator[list[Orphan]]:
-    """See :meth:`vmctl.allocation.allocator.Allocator.recoverable`; ``step`` opens a write transaction."""
+def recoverable(ledger: Ledger, locks: OwnerLocks, now: int, limit: int) -> Iterator[list[Orphan]]:
+    """See :meth:`vmctl.allocation.allocator.Allocator.recoverable`."""
     with ledger.read() as db:
         suspects = claims.suspects(db, now)
     by_instance: dict[str, list[ClaimRecord]] = {}
@@ -35,7 +32,7 @@ def recoverable(ledger: Ledger, locks: OwnerLocks, step: Step, now: int, limit: 
             if not all(locks.take(claim.id) for claim in group):
                 _let_go(locks, group)
                 continue
-            orphan = _examine(ledger, locks, step, now, instance_id, group)
+            orphan = _examine(ledger, locks, now, instance_id, group)
             if orphan is not None:
                 orphans.append(orphan)
         _remove_stale_files(ledger, locks)
@@ -46,14 +43,14 @@ def recoverable(ledger: Ledger, locks: OwnerLocks, step: Step, now: int, limit: 
 
 
 def _examine(
-    ledger: Ledger, locks: OwnerLocks, step: Step, now: int, instance_id: str, group: list[ClaimRecord]
+    ledger: Ledger, locks: OwnerLocks, now: int, instance_id: str, group: list[ClaimRecord]
 ) -> Orphan | None:
     """Under the locks: look again (the owner may have finished before it let go), release what is HELD."""
     with ledger.read() as db:
         current = [claim for one in group if (claim := claims.by_id(db, one.id)) and _is_orphan(claim, now)]
     held = [claim for claim in current if claim.state is ClaimState.HELD]
     if held:
-        with step() as db:
+        with step(ledger, "recover") as db:
             for claim in held:
                 move(db, claim, ClaimState.RELEASED, "owner is dead")
     rest = [claim for claim in current if claim.state is not ClaimState.HELD]

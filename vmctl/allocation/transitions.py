@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
+from vmctl.crashpoint import crash_point, declare_crash_points
 from vmctl.errors import WrongState
-from vmctl.ledger import claims, instances
+from vmctl.ledger import Ledger, claims, instances
 from vmctl.ledger.records import ClaimClass, ClaimRecord, ClaimState, Owner, Part
 
 _GIVEN_UP = {
@@ -21,6 +24,17 @@ _DOING = {
     ClaimState.RESIZING: "being resized",
     ClaimState.RELEASING: "being stopped or removed",
 }
+_STEPS = ("admit", "begin", "confirm", "abandon", "releasing", "released", "recover")
+declare_crash_points(*(f"claim.{name}.{when}" for name in _STEPS for when in ("before-commit", "after-commit")))
+
+
+@contextmanager
+def step(ledger: Ledger, name: str) -> Iterator[sqlite3.Connection]:
+    """One write transaction between two crash points, called ``claim.<name>.before-commit`` and ``.after-commit``."""
+    with ledger.write() as db:
+        yield db
+        crash_point(f"claim.{name}.before-commit")
+    crash_point(f"claim.{name}.after-commit")
 
 
 def move(db: sqlite3.Connection, claim: ClaimRecord, to_state: ClaimState, reason: str = "") -> ClaimRecord:
