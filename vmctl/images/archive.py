@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import os
 import subprocess
 import tarfile
 import zlib
@@ -112,6 +113,7 @@ def is_compressed(path: Path) -> bool:
 @contextmanager
 def _zstd(file: BinaryIO) -> Iterator[BinaryIO]:
     """zstd is not in Python's library before 3.14: its own program decompresses."""
+    os.lseek(file.fileno(), 0, os.SEEK_SET)  # the reader's buffer is ahead of it
     command = [find_tool("zstd"), "-dcq"]
     with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         if process.stdout is None or process.stderr is None:

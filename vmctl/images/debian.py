@@ -50,6 +50,7 @@ def write_layer(recipe: BuildRecipe, sink: BlobWriter, folder: Path, limit: int,
     if not _NAME.fullmatch(suite):
         raise UsageError(f"'{suite}' is not the name of a suite", hint="such as bookworm or noble")
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time() // _DAY * _DAY)
+    folder.chmod(0o711)  # apt downloads as a user of its own
     command = [find_tool("mmdebstrap"), *_OPTIONS]
     if recipe.include:
         command.append("--include=" + ",".join(sorted(recipe.include)))
@@ -71,7 +72,7 @@ def write_layer(recipe: BuildRecipe, sink: BlobWriter, folder: Path, limit: int,
         if code:
             log.seek(0)
             said = log.read().decode(errors="replace")
-            raise failure("mmdebstrap", code, said, folder, "check suite and packages, then 'apt-get update'")
+            raise failure("mmdebstrap", code, said, folder, _hint(said))
     return epoch
 
 
@@ -83,6 +84,12 @@ def _copy(process: subprocess.Popen[bytes], sink: BlobWriter, limit: int, progre
     copy_rootfs(cast(BinaryIO, process.stdout), sink, limit)
     process.stdout.read()
     progress("installing packages", sink.size, sink.size)
+
+
+def _hint(said: str) -> str:
+    if "chroot mode" in said:
+        return "run as root, or give this user a range of user ids in /etc/subuid and /etc/subgid"
+    return "check suite and packages, then 'apt-get update'"
 
 
 def _host_suite() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,17 @@ def make_folder(folder: Path, mode: int) -> None:
     make_folder(folder.parent, mode)
     folder.mkdir(exist_ok=True)
     folder.chmod(mode)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or folder, read-only folders inside included; what cannot be removed now is left to a later try."""
+    if path.is_dir() and not path.is_symlink():
+        if os.geteuid() != 0:
+            for parent, _, _ in os.walk(path):
+                os.chmod(parent, 0o700)
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import IO, BinaryIO, cast
 
 from vmctl.images.archive import Measured, checked_entries, damage_is_refused, open_tar, printable, refusal
-from vmctl.images.layout import BlobWriter
+from vmctl.images.layout import CHUNK, BlobWriter
 
 _XATTR = "SCHILY.xattr."
 _KEPT_XATTRS = (_XATTR + "security.capability", _XATTR + "user.")
@@ -18,24 +18,21 @@ class LayerWriter:
     """Entries go in in the order given; owners are numbers, times whole seconds, and nothing else is recorded."""
 
     def __init__(self, sink: BlobWriter, mtime: int = 0) -> None:
-        self._tar = tarfile.open(  # noqa: SIM115 - open until close()
-            fileobj=cast(BinaryIO, sink), mode="w|", format=tarfile.PAX_FORMAT, encoding="utf-8",
-            errors="surrogateescape", bufsize=1 << 18,
-        )  # fmt: skip
+        self._sink = sink
         self._mtime = mtime
 
     def folder(self, name: str, mode: int = 0o755) -> None:
-        self._tar.addfile(self._entry(name, tarfile.DIRTYPE, mode))
+        self._add(self._entry(name, tarfile.DIRTYPE, mode))
 
     def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
         entry = self._entry(name, tarfile.REGTYPE, mode)
         entry.size = len(content)
-        self._tar.addfile(entry, io.BytesIO(content))
+        self._add(entry, io.BytesIO(content))
 
     def symlink(self, name: str, target: str) -> None:
         entry = self._entry(name, tarfile.SYMTYPE, 0o777)
         entry.linkname = target
-        self._tar.addfile(entry)
+        self._add(entry)
 
     def copy(self, entry: tarfile.TarInfo, content: IO[bytes] | None) -> None:
         """An entry of another archive, reduced to what matters."""
@@ -45,11 +42,22 @@ class LayerWriter:
         kept.linkname = entry.linkname if entry.issym() or entry.islnk() else ""
         kept.size = entry.size if entry.isreg() else 0
         kept.pax_headers = _xattrs(entry.pax_headers)
-        self._tar.addfile(kept, content)
+        self._add(kept, content)
 
     def close(self) -> None:
         """Write the end mark."""
-        self._tar.close()
+        self._sink.write(bytes(2 * tarfile.BLOCKSIZE))
+
+    def _add(self, entry: tarfile.TarInfo, content: IO[bytes] | None = None) -> None:
+        self._sink.write(entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        left = entry.size
+        while content is not None and left:
+            data = content.read(min(left, CHUNK))
+            if not data:
+                raise refusal(f"entry '{printable(entry.name)}' ends too early")
+            self._sink.write(data)
+            left -= len(data)
+        self._sink.write(bytes(-entry.size % tarfile.BLOCKSIZE))
 
     def _entry(self, name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
         entry = tarfile.TarInfo(name)

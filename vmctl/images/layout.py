@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import msgspec
 
 from vmctl.errors import PermissionDenied, UsageError, VmctlError
 from vmctl.images import oci
-from vmctl.images.files import locked, make_folder, replace_file, storing_in, sync_folder
+from vmctl.images.files import locked, make_folder, remove_tree, replace_file, storing_in, sync_folder
 from vmctl.images.names import hex_of
 
 CHUNK = 1 << 20
@@ -105,7 +104,7 @@ class Layout:
                 try:
                     yield folder
                 finally:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove_tree(folder)
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
@@ -117,7 +116,7 @@ class Layout:
     def sweep(self) -> None:
         """Remove what killed processes left. Only inside :meth:`alone`."""
         for leftover in self.temporary.iterdir():
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove_tree(leftover)
 
     def _make(self) -> None:
         """The image layout's own files and folders. Blobs are the owner's alone: layers may hold secrets."""
@@ -125,8 +124,8 @@ class Layout:
             return
         with storing_in(self.root):
             make_folder(self.root, 0o711)
-            for folder in (self._blobs, self.temporary):
-                make_folder(folder, 0o700)
+            make_folder(self._blobs, 0o700)
+            make_folder(self.temporary, 0o711)
             with locked(self.root / ".index.lock"):
                 if not self._index.exists():
                     index = oci.Index(schema_version=2, media_type=oci.INDEX, manifests=[])

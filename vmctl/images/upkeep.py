@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from vmctl.errors import VmctlError
 from vmctl.images import oci
-from vmctl.images.files import size_on_disk
+from vmctl.images.files import remove_tree, size_on_disk
 from vmctl.images.layout import Layout, digest_of_file
 from vmctl.images.names import hex_of
 from vmctl.images.prepare import Forms
@@ -33,10 +32,7 @@ class Upkeep:
         freed = 0
         for path in garbage:
             freed += size_on_disk(path)
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            remove_tree(path)
         return freed
 
     def usage(self) -> list[DiskUsageRow]:
