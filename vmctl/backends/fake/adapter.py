@@ -77,7 +77,10 @@ class FakeBackend:
     @_step
     def create(self, body: Body) -> None:
         self.validate(body.spec)
-        body.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            body.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VmctlError(f"cannot make the folder {body.directory}: {error.strerror}") from error
         with self._settled() as memory:
             if body.id not in memory.bodies:
                 memory.bodies[body.id] = made = self._made(body)

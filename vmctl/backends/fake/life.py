@@ -86,8 +86,8 @@ def exit_of(body: FakeBody) -> Exit | None:
     return body.main.exit if body.main and state_of(body) not in ALIVE else None
 
 
-def start(memory: Memory, body: FakeBody, now: int) -> None:
-    """Begin a run. Raises ProgramNotFound, CannotInvoke."""
+def start(memory: Memory, body: FakeBody, now: int, *, restarts: int = 0) -> None:
+    """Begin a run, the ``restarts``th by its restart policy. Raises ProgramNotFound, CannotInvoke."""
     try:
         steps = list(program.MACHINE)
         if body.process is not None:
@@ -99,6 +99,7 @@ def start(memory: Memory, body: FakeBody, now: int) -> None:
         body.log += body.main.log
     body.main = Running(steps=steps, due=now, stdin=bool(body.process and body.process.stdin))
     body.started_at, body.restart_at, body.stopped, body.failure = now, None, False, ""
+    body.restarts = restarts
     tell(memory, body, EventType.START, now)
     settle(memory, body, now)
 
@@ -113,9 +114,7 @@ def settle(memory: Memory, body: FakeBody, now: int) -> None:
             _ended(memory, body, end)
         if body.restart_at is None or body.restart_at > now:
             return
-        restarts = body.restarts + 1
-        start(memory, body, body.restart_at)
-        body.restarts = restarts
+        start(memory, body, body.restart_at, restarts=body.restarts + 1)
 
 
 def signal(memory: Memory, body: FakeBody, name: str, now: int, *, final: bool) -> None:

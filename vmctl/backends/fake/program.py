@@ -203,6 +203,7 @@ _COMMANDS: dict[str, Callable[[_Shell, list[str]], _Run]] = {
     "hostname": _Shell.hostname,
     "true": _Shell.true,
     ":": _Shell.true,
+    "wait": _Shell.true,  # what "&" put in the background was done in its turn
     "false": _Shell.false,
     "sh": _Shell.sh,
     "bash": _Shell.sh,
@@ -231,7 +232,7 @@ def _commands(line: str) -> list[tuple[list[str], str]]:
     found: list[tuple[list[str], str]] = []
     words: list[str] = []
     for token in lexer:
-        if token in (";", "&&", "||"):
+        if token in (";", "&", "&&", "||"):
             found.append((words, token))
             words = []
         else:
