@@ -24,6 +24,7 @@ from tests.support.images import (
     tar_of,
 )
 from vmctl.errors import BackendUnavailable, Conflict, NotFound, UsageError, VmctlError
+from vmctl.images import store as store_module
 from vmctl.images import tools
 from vmctl.images.recipe import Base, BuildRecipe
 from vmctl.images.store import ImageStore
@@ -209,8 +210,11 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path, store: 
     assert not left.exists()
 
 
-def test_nothing_is_collected_under_a_writer(tmp_path: Path, store: ImageStore) -> None:
+def test_nothing_is_collected_under_a_writer(
+    tmp_path: Path, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An import that has staged its blobs keeps prune out, and ends whole."""
+    monkeypatch.setattr(store_module, "_PATIENCE", 0.2)
 
     def source() -> Iterator[bytes]:
         yield docker_archive([tar_of(*SMALL)])
