@@ -28,7 +28,7 @@ venv:
 check: venv ## Lint, types, import rules; needs no daemon
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -p no:cacheprovider tests/meta
+	@$(BIN)/python -m pytest -p no:cacheprovider -k 'not linters' tests/meta
 
 bench: setup ## Speed beside the tools underneath, as ratios
 	@$(BIN)/python -m contrib.bench $(BENCH)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if marker in daemons.required():
                 pytest.fail(f"VMCTL_TEST_REQUIRE names {marker}, but {reason}", pytrace=False)
             pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where every backend is required nothing may be skipped, whatever the reason."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and daemons.required() == set(daemons.REAL):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"VMCTL_TEST_REQUIRE allows no skip: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")

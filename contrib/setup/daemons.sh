@@ -35,10 +35,12 @@ wait_for() {
     done
 }
 
+has_unit() { systemctl cat "$1" >/dev/null 2>&1; }
+
 # enable_units UNIT...: those of them that this host has.
 enable_units() {
     for unit in "$@"; do
-        if systemctl cat "$unit" >/dev/null 2>&1; then
+        if has_unit "$unit"; then
             systemctl enable --now --quiet "$unit" || warn "systemctl enable --now $unit failed"
         fi
     done
@@ -47,7 +49,13 @@ enable_units() {
 start_libvirt() {
     daemon=
     if systemd_runs; then
-        enable_units virtlogd.socket libvirtd.socket virtqemud.socket virtnetworkd.socket
+        enable_units virtlogd.socket
+        # One daemon for everything, or (newer distributions) one for each driver: they exclude each other.
+        if has_unit libvirtd.socket; then
+            enable_units libvirtd.socket
+        else
+            enable_units virtqemud.socket virtnetworkd.socket virtstoraged.socket virtnodedevd.socket
+        fi
     else
         command -v libvirtd >/dev/null || fail "there is no libvirtd to start" "start your distribution's libvirt daemons"
         pgrep -x virtlogd >/dev/null || virtlogd -d
