@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.harness import IDLE, PATH, Harness, pump, until
 from vmctl.backends.base import Ref, Stdio
-from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, TimedOut, WrongState
+from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, WrongState
 from vmctl.model.event import Stream
 from vmctl.model.process import Process
 from vmctl.model.state import State

@@ -13,9 +13,10 @@ from typing import BinaryIO
 
 from vmctl.backends.base import Attachment, Body, NativePlan, Ref
 from vmctl.backends.docker import errors, events, images, limits, peers, plan, states
+from vmctl.backends.docker.cgroup import Cgroup
 from vmctl.backends.docker.client import Client, container_path, with_query
 from vmctl.backends.docker.health import probe
-from vmctl.backends.docker.native import Container, Created, Listed, RestartPolicy, Stats
+from vmctl.backends.docker.native import Container, Created, Listed, RestartPolicy
 from vmctl.backends.docker.plan import Json
 from vmctl.backends.docker.streams import log_records
 from vmctl.backends.docker.usage import foreign, usage
@@ -149,10 +150,9 @@ class DockerBackend:
         return [foreign(container) for container in self._client.get_many(Container, paths) if container]
 
     def stats(self, refs: list[Ref]) -> list[Usage]:
-        paths = [with_query(container_path(ref.id, "stats"), stream=0, one_shot=1) for ref in refs]
-        samples = zip(refs, self._client.get_many(Stats, paths), strict=True)
-        found = [usage(ref.id, sample) for ref, sample in samples if sample]
-        return [sample for sample in found if sample]
+        containers = self._client.get_many(Container, [container_path(ref.id) for ref in refs])
+        samples = [usage(container) for container in containers if container]
+        return [sample for sample in samples if sample]
 
     def wait(self, ref: Ref, timeout: float | None = None) -> Exit:
         return self._until_ended(ref, timeout)
@@ -247,7 +247,7 @@ class DockerBackend:
         container = self._container(ref.id)
         try:
             if container.state.pid:
-                limits.check(limits.recorded(container), limits.enforced(container.state.pid))
+                limits.check(limits.recorded(container), Cgroup(container.state.pid).limits())
         except VmctlError:
             self.delete(ref)
             raise

@@ -32,9 +32,8 @@ def container_path(instance_id: str, action: str = "json") -> str:
 
 
 def with_query(path: str, **query: str | int) -> str:
-    """``path?key=value``; underscores in keys stand for hyphens, as in ``one-shot``."""
-    pairs = {key.replace("_", "-"): value for key, value in query.items()}
-    return f"{path}?{urlencode(pairs, quote_via=quote)}" if pairs else path
+    """``path?key=value&...``"""
+    return f"{path}?{urlencode(query, quote_via=quote)}"
 
 
 class Client:
@@ -71,6 +70,8 @@ class Client:
     def get_many(self, result: type[T], paths: list[str]) -> list[T | None]:
         """GET all of ``paths`` over one connection, pipelined; None for each that is not found."""
         found: list[T | None] = []
+        if not paths:
+            return found
         with self.reached(), self._connect(_ANSWER_TIMEOUT) as connection:
             for start in range(0, len(paths), _PIPELINE):
                 batch = [self._target(path) for path in paths[start : start + _PIPELINE]]

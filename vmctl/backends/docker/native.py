@@ -139,63 +139,6 @@ class Info(_Native, frozen=True):
     security_options: list[str] | None = None
 
 
-class _Snake(msgspec.Struct, frozen=True, kw_only=True):
-    """Statistics are the one answer in snake_case."""
-
-
-class CpuUsage(_Snake, frozen=True):
-    total_usage: int = 0
-
-
-class CpuStats(_Snake, frozen=True):
-    cpu_usage: CpuUsage = CpuUsage()
-
-
-class MemoryStats(_Snake, frozen=True):
-    usage: int = 0
-    limit: int = 0
-    stats: dict[str, int] | None = None
-
-    @property
-    def working_set(self) -> int:
-        """Bytes in use without page cache that can go at once (what ``docker stats`` shows)."""
-        stats = self.stats or {}
-        return max(0, self.usage - stats.get("total_inactive_file", stats.get("inactive_file", 0)))
-
-
-class PidsStats(_Snake, frozen=True):
-    current: int = 0
-
-
-class NetworkStats(_Snake, frozen=True):
-    rx_bytes: int = 0
-    tx_bytes: int = 0
-
-
-class BlockEntry(_Snake, frozen=True):
-    op: str = ""
-    value: int = 0
-
-
-class BlockStats(_Snake, frozen=True):
-    io_service_bytes_recursive: list[BlockEntry] | None = None
-
-    def total(self, op: str) -> int:
-        """Bytes of "read" or "write" over all devices (v1 capitalises the words)."""
-        return sum(entry.value for entry in self.io_service_bytes_recursive or () if entry.op.lower() == op)
-
-
-class Stats(_Snake, frozen=True):
-    """``GET /containers/{id}/stats``; of a container that does not run everything is zero."""
-
-    read: str = ""
-    cpu_stats: CpuStats = CpuStats()
-    memory_stats: MemoryStats = MemoryStats()
-    pids_stats: PidsStats = PidsStats()
-    networks: dict[str, NetworkStats] | None = None
-    blkio_stats: BlockStats = BlockStats()
-
-
 class Failure(msgspec.Struct, frozen=True):
     """The body of every answer with a status of 400 and more."""
 
