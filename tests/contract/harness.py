@@ -68,7 +68,7 @@ class Harness:
             tty=tty,
             **{"memory": 256 << 20, "cpu_millis": 1000, "pids": 128} | wanted,
         )
-        directory = self.folder / instance_id
+        directory = self.folder / "instances" / instance_id  # as vmctl.paths has it
         self.made.append(Ref(instance_id, directory))
         return Body(
             id=instance_id,
