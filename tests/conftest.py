@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import daemons
-from tests.support.leftovers import assert_nothing_left
+from tests.support.leftovers import assert_nothing_left, names_of
 from tests.support.runner import Vmctl
 from vmctl.paths import default_paths
 
@@ -114,10 +114,7 @@ def _make_state(folder: Path) -> None:
 
 
 def _remove_all(folder: Path) -> None:
-    vmctl = Vmctl(folder)
-    if (folder / "ledger.db").exists():
-        names = [row["name"] for row in vmctl.json("ps", "-a")]
-        if names:
-            vmctl("rm", "-f", *names)
+    if names := names_of(folder):
+        Vmctl(folder)("rm", "-f", *names)
     assert_nothing_left(folder)
     shutil.rmtree(folder, ignore_errors=True)

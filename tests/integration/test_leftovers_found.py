@@ -163,9 +163,10 @@ def test_docker_objects(state_dir: Path, instance_id: str, later: Undo) -> None:
     assert {item.name.split()[0] for item in found} == {"volume", "network"}
 
 
-def test_claims_and_instances(vmctl: Vmctl) -> None:
-    vmctl("create", "--backend", "fake", "--name", "kept", "none", "--", "true").expect()
-    assert {"claims", "instances"} <= places(vmctl.state_dir)
-    assert leftovers(vmctl.state_dir, patience=0, keep=["kept"]) == []
-    vmctl("rm", "-f", "kept").expect()
-    assert_nothing_left(vmctl.state_dir)
+def test_claims_and_instances(vmctl_with_image: Vmctl) -> None:
+    state_dir = vmctl_with_image.state_dir
+    vmctl_with_image("create", "--backend", "fake", "--name", "kept", "busybox", "--", "true").expect()
+    assert {"claims", "instances"} <= places(state_dir)
+    assert leftovers(state_dir, patience=0, keep=["kept", *ids_of(state_dir)]) == []
+    vmctl_with_image("rm", "-f", "kept").expect()
+    assert_nothing_left(state_dir)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.daemons import why_absent
-from tests.support.runner import Vmctl
 from vmctl.model.ids import is_id
 
 
@@ -72,6 +71,11 @@ def uuid_of(state_dir: Path) -> str:
     return str(rows[0][0]) if rows else ""
 
 
+def names_of(state_dir: Path) -> list[str]:
+    """The instances that the ledger has now."""
+    return [row[0] for row in _rows(state_dir, "SELECT name FROM instance")]
+
+
 def _find(state_dir: Path, keep: tuple[str, ...]) -> list[Leftover]:
     tokens = tokens_of(state_dir)
     found = []
@@ -95,18 +99,15 @@ def _rows(state_dir: Path, query: str) -> list[tuple[str, ...]]:
 
 
 def _claims(state_dir: Path) -> Iterator[Thing]:
-    if not (state_dir / "ledger.db").exists():
-        return
-    for claim in Vmctl(state_dir).json("claim", "ls"):
-        if claim["state"] not in {"RELEASED", "CANCELLED", "FOREIGN"}:
-            yield Thing(f"claim of {claim['name']} ({claim['state']})", f"{state_dir} {json.dumps(claim)}")
+    """Read past vmctl: each of its commands sweeps first, and would so hide what a crash has left."""
+    query = "SELECT name, part, state FROM claim WHERE counted AND state != 'FOREIGN'"
+    for name, part, state in _rows(state_dir, query):
+        yield Thing(f"{part} claim of {name} ({state})", f"{state_dir} {name}")
 
 
 def _instances(state_dir: Path) -> Iterator[Thing]:
-    if not (state_dir / "ledger.db").exists():
-        return
-    for row in Vmctl(state_dir).json("ps", "-a"):
-        yield Thing(f"instance {row['name']} ({row['state']})", f"{state_dir} {json.dumps(row)}")
+    for name, instance_id, state in _rows(state_dir, "SELECT name, id, state FROM instance"):
+        yield Thing(f"instance {name} ({state})", f"{state_dir} {name} {instance_id}")
 
 
 def _files(state_dir: Path) -> Iterator[Thing]:
