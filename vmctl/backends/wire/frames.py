@@ -3,7 +3,9 @@
 A frame is ``type`` (1 byte), ``length`` (4 bytes, big endian) and ``length`` bytes. Type 0 is the exception: a NOP of
 one single byte, so that a run of zeros as long as the longest frame completes whatever frame a dead client left half
 written, and ends on a frame boundary. A client begins with SYNC(nonce); the peer drops what it has queued for an
-earlier client and answers SYNC(nonce); the client drops everything before it.
+earlier client and answers SYNC(nonce); the client drops everything before it. Without an answer (a SYNC swallowed by
+the rest of such a frame may even have looked like a frame of absurd length) the client sends the zeros and SYNC again;
+a peer that has seen what is no frame passes over everything up to the next SYNC.
 
 Structured payloads are a list of pairs ``key NUL value NUL``, keys may repeat (``argv``, ``env``): simple to
 parse in C, no escaping. Numbers are decimal text.

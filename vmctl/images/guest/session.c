@@ -222,15 +222,35 @@ static void begin_payload(struct session *session)
     session->payload = size > MAX_PAYLOAD || (header[0] == STDIN && size > MAX_DATA) ? NULL : malloc(size + 1);
     if (!session->payload) {
         say("session %d: frame of type %u with %zu bytes refused", (int)(session - sessions), header[0], size);
+        session->header_length = 0;
         session->broken = true;
     } else if (!size)
         end_frame(session);
 }
 
-/* A broken session swallows everything until its client has gone. */
+/* After bytes that are no frame: everything is swallowed until a SYNC, of this client or the next. (Not to be done
+ * inside of good frames, whose content is anybody's.) */
+static void hunt(struct session *session, unsigned char byte)
+{
+    static const unsigned char sync[HEADER] = {SYNC, 0, 0, 0, 16};
+    if (byte != sync[session->header_length])
+        session->header_length = 0;
+    if (byte == sync[session->header_length])
+        session->header[session->header_length++] = byte;
+    if (session->header_length == HEADER) {
+        session->broken = false;
+        begin_payload(session);
+    }
+}
+
 static void take_bytes(struct session *session, const char *data, size_t length)
 {
-    while (length && !session->broken) {
+    while (length) {
+        if (session->broken) {
+            hunt(session, (unsigned char)*data++);
+            length--;
+            continue;
+        }
         if (!session->payload) {
             if (session->header_length || *data != NOP)
                 session->header[session->header_length++] = (unsigned char)*data;
