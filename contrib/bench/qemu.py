@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 from contrib.bench.measure import Failed
+from vmctl.backends.base import Stdio
 from vmctl.backends.wire import machine
+from vmctl.backends.wire.pump import WireAttachment
 from vmctl.errors import VmctlError
 from vmctl.model.image import PreparedImage
 from vmctl.model.process import Process
+from vmctl.model.state import Exit
 
 _CPU = {"kvm": "host", "tcg": "Nehalem"}
 _BOOT = 120.0
@@ -27,12 +31,16 @@ def boot_to_poweroff(image: PreparedImage, process: Process, *, accel: str, memo
                 _wait_for_socket(machine.socket_path(folder, 0), qemu)
                 session = machine.open_session(folder, _BOOT, fresh=True)
                 session.boot(machine.boot_pairs(process, hostname="raw", root_fs=image.root_fs))
+                end = _run(WireAttachment(session))
                 qemu.wait(_END)
-                session.close()
-            except (VmctlError, subprocess.TimeoutExpired) as error:
+            except VmctlError as error:
                 raise Failed(f"raw QEMU: {error}; its console ends: {_console(folder)}") from error
+            except subprocess.TimeoutExpired as error:
+                raise Failed(f"raw QEMU still runs {_END:g} s after its process") from error
             finally:
                 qemu.kill()
+    if end is None or end.code:
+        raise Failed(f"raw QEMU's process ended with {end}")
 
 
 def arguments(image: PreparedImage, folder: Path, accel: str, memory: int) -> list[str]:
@@ -55,6 +63,11 @@ def arguments(image: PreparedImage, folder: Path, accel: str, memory: int) -> li
         command += ["-device", f"virtserialport,chardev=port{number},name={machine.port_name(number)}"]
     command += ["-chardev", f"file,id=log,path={machine.log_path(folder)},append=on"]
     return [*command, "-device", f"virtserialport,chardev=log,name={machine.LOG_PORT}"]
+
+
+def _run(attachment: WireAttachment) -> Exit | None:
+    with open(os.devnull, "wb") as nowhere:
+        return attachment.pump(Stdio(stdin=None, stdout=nowhere.fileno(), stderr=nowhere.fileno()))
 
 
 def _wait_for_socket(path: Path, qemu: subprocess.Popen[bytes]) -> None:
