@@ -43,8 +43,8 @@ def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"
     """Run a command that must succeed. Raises Failed with its last words."""
     done = subprocess.run(arguments, input=stdin, capture_output=True, env=env, timeout=_TIMEOUT, check=False)
     if done.returncode:
-        words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        raise Failed(f"{' '.join(arguments)} ended with {done.returncode}: {words[-1] if words else 'no message'}")
+        words = "; ".join((done.stderr or done.stdout).decode(errors="replace").split("\n")[-3:])
+        raise Failed(f"{' '.join(arguments)} ended with {done.returncode}: {words.strip('; ') or 'no message'}")
 
 
 def interleave(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
