@@ -37,6 +37,7 @@ class Domain(Protocol):
     def isActive(self) -> int: ...  # noqa: N802
     def XMLDesc(self, flags: int = 0) -> str: ...  # noqa: N802
     def metadata(self, kind: int, uri: str | None, flags: int = 0) -> str: ...
+    def setMetadata(self, kind: int, metadata: str, key: str, uri: str, flags: int = 0) -> int: ...  # noqa: N802
     def schedulerParameters(self) -> dict[str, int]: ...  # noqa: N802
     def interfaceAddresses(self, source: int) -> dict[str, Mapping[str, object]]: ...  # noqa: N802
 
@@ -49,6 +50,7 @@ class Network(Protocol):
     def create(self) -> int: ...
     def undefine(self) -> int: ...
     def destroy(self) -> int: ...
+    def XMLDesc(self, flags: int = 0) -> str: ...  # noqa: N802
     def setAutostart(self, autostart: int) -> int: ...  # noqa: N802
     def DHCPLeases(self) -> list[dict[str, object]]: ...  # noqa: N802
 

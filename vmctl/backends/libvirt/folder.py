@@ -35,7 +35,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     process: Process | None
     root_fs: str = ""
     read_only: bool = False
-    network: bool = True
+    network: str = "default"
     restart: RestartPolicy = RestartPolicy.NO
     restart_max: int = 0
     stop_signal: str = "SIGTERM"
@@ -82,7 +82,7 @@ def order_of(body: Body) -> Order:
         process=body.process if is_image_machine(body) else None,
         root_fs=body.image.root_fs if body.image else "",
         read_only=spec.read_only,
-        network=spec.network != "none",
+        network=spec.network,
         restart=spec.restart,
         restart_max=spec.restart_max,
         stop_signal=signal,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vmctl.backends.libvirt import folder
 from vmctl.backends.libvirt.logs import console_tail
-from vmctl.backends.libvirt.plan import mac_of
 from vmctl.backends.wire import machine
 from vmctl.backends.wire.client import Session
 from vmctl.errors import AttachFailed, BackendUnavailable, TimedOut, VmctlError, WrongState
@@ -16,7 +15,9 @@ BOOT_TIMEOUT = 120.0
 SESSION_TIMEOUT = 20.0
 
 
-def boot(instance_id: str, directory: Path, order: folder.Order, *, fresh: bool) -> Session:
+def boot(
+    directory: Path, order: folder.Order, network: machine.GuestNetwork | None, *, fresh: bool
+) -> Session:
     """Wait for the init, set the machine up and start the main process; the session is attached to it.
 
     Raises ProgramNotFound, CannotInvoke, VmctlError (the machine did not come up; with the console's last words).
@@ -32,7 +33,6 @@ def boot(instance_id: str, directory: Path, order: folder.Order, *, fresh: bool)
             hint="more memory? else see its console log",
         ) from None
     try:
-        network = machine.GuestNetwork(mac=mac_of(instance_id)) if order.network else None
         session.boot(
             machine.boot_pairs(
                 order.process,

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from vmctl.backends.libvirt import folder
+from vmctl.backends.libvirt.addresses import noted_in
 from vmctl.backends.libvirt.client import Domain, DomainStats
 from vmctl.backends.libvirt.plan import Owner, owner_of
 from vmctl.backends.libvirt.states import DomainState, ShutoffReason, state_of
@@ -30,6 +31,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     cpu_millis: int
     macs: tuple[str, ...]
     network: str
+    address: str
 
 
 def describe(xml: str) -> Description:
@@ -46,6 +48,7 @@ def describe(xml: str) -> Description:
         cpu_millis=round(per_vcpu * vcpus),
         macs=tuple(mac.get("address", "").lower() for mac in root.iterfind("devices/interface/mac")),
         network=source.get("network", "") if (source := root.find("devices/interface/source")) is not None else "",
+        address=noted_in(root),
     )
 
 
