@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vmctl.allocation.allocator import Allocator
 from vmctl.allocation.inventory import HostFacts
 from vmctl.allocation.policy import MEM_FLOOR, demand
 from vmctl.allocation.records import Demand, NewInstance
-from vmctl.ledger import Ledger
+from vmctl.ledger import ClaimClass, ClaimState, Ledger, Part
 from vmctl.model.ids import new_id
 from vmctl.model.observed import Overhead
 from vmctl.model.spec import InstanceSpec
@@ -58,3 +58,90 @@ def new(one: InstanceSpec) -> NewInstance:
 
 def wanted(one: InstanceSpec) -> Demand:
     return demand(one, Overhead())
+
+
+class Bodies:
+    """A backend for the protocol: one file per body, which outlives its makers as a daemon's objects do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "bodies"
+        self._folder.mkdir(exist_ok=True)
+
+    def start(self, instance_id: str, claim_id: str) -> None:
+        (self._folder / instance_id).write_text(claim_id)
+
+    def delete(self, instance_id: str) -> None:
+        (self._folder / instance_id).unlink(missing_ok=True)
+
+    def all(self) -> dict[str, str]:
+        """Claim ids by instance id."""
+        return {path.name: path.read_text() for path in self._folder.iterdir()}
+
+
+def run_steps(world: World, bodies: Bodies, one: InstanceSpec, *, session: bool = False) -> Iterator[str]:
+    """``run`` as ops does it, one step at a time; a session is removed at its end."""
+    grant = world.allocator.admit_new(new(one), wanted(one), start=True, session=session)
+    yield "held"
+    world.allocator.begin(grant)
+    yield "realising"
+    bodies.start(grant.instance_id, grant.claim_id(Part.STATIC))
+    yield "made"
+    world.allocator.confirm(grant)
+    yield "active"
+    if session:
+        yield from remove_steps(world, bodies, grant.instance_id)
+
+
+def remove_steps(world: World, bodies: Bodies, instance_id: str) -> Iterator[str]:
+    """``rm -f``, one step at a time."""
+    grant = world.allocator.releasing_all(instance_id)
+    yield "releasing"
+    bodies.delete(instance_id)
+    yield "deleted"
+    world.allocator.released(grant)
+    yield "released"
+
+
+def stop_steps(world: World, bodies: Bodies, instance_id: str) -> Iterator[str]:
+    """``stop``, one step at a time: the body goes here, as its compute does."""
+    grant = world.allocator.releasing_compute(instance_id)
+    yield "releasing"
+    bodies.delete(instance_id)
+    yield "stopped"
+    world.allocator.released(grant)
+    yield "released"
+
+
+def start_steps(world: World, bodies: Bodies, instance_id: str) -> Iterator[str]:
+    """``start`` of a stopped instance, one step at a time."""
+    record = world.ledger.instance(instance_id)
+    grant = world.allocator.admit_start(instance_id, wanted(record.spec))
+    yield "held"
+    world.allocator.begin(grant)
+    yield "realising"
+    bodies.start(instance_id, grant.claim_id(Part.COMPUTE))
+    yield "made"
+    world.allocator.confirm(grant)
+    yield "active"
+
+
+def sweep(world: World, bodies: Bodies) -> None:
+    """Recovery as ops does it: forward where a durable body is complete, else back; then strays (rule P7)."""
+    with world.allocator.recoverable() as orphans:
+        for orphan in orphans:
+            claims = orphan.grant.claims
+            forward = all(
+                claim.state is ClaimState.REALISING and claim.claim_class is ClaimClass.DURABLE
+                for claim in claims.values()
+            )
+            if forward and orphan.grant.instance_id in bodies.all():
+                world.allocator.confirm(orphan.grant)
+            else:
+                world.allocator.abandon(orphan.grant, "owner died")
+                bodies.delete(orphan.grant.instance_id)
+                world.allocator.released(orphan.grant)
+    strays = bodies.all()
+    for record in world.ledger.instances():
+        strays.pop(record.id, None)
+    for instance_id in strays:
+        bodies.delete(instance_id)

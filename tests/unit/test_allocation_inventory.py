@@ -32,8 +32,8 @@ def rows(facts: HostFacts) -> dict[ResourceKey, InventoryRow]:
 
 def test_this_host_is_read_from_the_kernel(tmp_path: Path) -> None:
     facts = read_host(tmp_path / "not" / "there" / "yet")
-    kilobytes = next(int(line.split()[1]) for line in Path("/proc/meminfo").open() if line.startswith("MemTotal:"))
-    assert facts.mem_total == kilobytes * 1024
+    label, kilobytes, _ = Path("/proc/meminfo").read_text().splitlines()[0].split()
+    assert (label, facts.mem_total) == ("MemTotal:", int(kilobytes) * 1024)
     assert 0 < facts.mem_available <= facts.mem_total
     assert facts.cpus == os.cpu_count()
     assert 0 < facts.disk_available <= facts.disk_total

@@ -122,8 +122,9 @@ def test_never_beats_not_now() -> None:
 
 def test_refusal_names_needed_free_and_holders() -> None:
     held = (("db", 8 * GIB), ("win", 2 * GIB))
-    shortages = (Shortage(MEM, "capacity", 2 * GIB, GIB, 11 * GIB, held), Shortage(CPU, "capacity", 1500, 250, 8000, ()))
-    error = refusal("web", Decision(Verdict.NOT_NOW, shortages))
+    mem = Shortage(MEM, "capacity", 2 * GIB, GIB, 11 * GIB, held)
+    cpu = Shortage(CPU, "capacity", 1500, 250, 8000, ())
+    error = refusal("web", Decision(Verdict.NOT_NOW, (mem, cpu)))
     assert isinstance(error, DoesNotFitNow)
     assert error.exit_code == 75
     assert error.message == (

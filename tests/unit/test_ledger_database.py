@@ -31,6 +31,12 @@ def reason(ledger: Ledger) -> object:
     return caught.value.details["reason"]
 
 
+def execute(ledger: Ledger, *statements: str) -> None:
+    with ledger.write() as db:
+        for statement in statements:
+            db.execute(statement)
+
+
 def test_folder_and_file_are_private(ledger: Ledger) -> None:
     assert not ledger.path.exists(), "opened at first use only"
     assert ledger.instances() == []
@@ -116,27 +122,35 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_apart_and_rolls_back(ledger: Ledger) -> None:
     ledger.record(EventType.CREATE, "before")
-    with pytest.raises(LedgerError) as caught, ledger.write() as db:
-        pages = db.execute("PRAGMA page_count").fetchone()[0]
-        db.execute(f"PRAGMA max_page_count = {pages}")
-        db.execute("INSERT INTO meta (key, value) VALUES ('big', ?)", ("x" * 10_000_000,))
+    with pytest.raises(LedgerError) as caught:
+        execute(
+            ledger,
+            "PRAGMA max_page_count = 100",
+            "INSERT INTO meta (key, value) VALUES ('small', 'x')",
+            "INSERT INTO meta (key, value) VALUES ('big', hex(zeroblob(1000000)))",
+        )
     assert caught.value.details["reason"] == "disk-full"
     ledger.close()
     ledger.record(EventType.CREATE, "after")
     assert [event.instance_id for event in ledger.events()] == ["before", "after"]
+    with ledger.read() as db:
+        assert [row["key"] for row in db.execute("SELECT key FROM meta")] == ["uuid"]
 
 
 def test_a_file_that_may_only_be_read(ledger: Ledger) -> None:
-    with pytest.raises(LedgerError) as caught, ledger.write() as db:
-        db.execute("PRAGMA query_only = ON")
-        db.execute("INSERT INTO meta (key, value) VALUES ('k', 'v')")
+    with pytest.raises(LedgerError) as caught:
+        execute(ledger, "PRAGMA query_only = ON", "INSERT INTO meta (key, value) VALUES ('k', 'v')")
     assert caught.value.details["reason"] == "read-only"
 
 
 def test_an_error_in_the_block_undoes_it_and_frees_the_lock(ledger: Ledger) -> None:
-    with pytest.raises(ZeroDivisionError), ledger.write() as db:
-        db.execute("INSERT INTO meta (key, value) VALUES ('k', 'v')")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with ledger.write() as db:
+            db.execute("INSERT INTO meta (key, value) VALUES ('k', 'v')")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with ledger.write() as db:
         assert db.execute("SELECT count(*) FROM meta WHERE key = 'k'").fetchone()[0] == 0
 

@@ -27,6 +27,12 @@ def make(world: World, name: str, **fields: object) -> InstanceRecord:
     return world.ledger.instance(name)
 
 
+def execute(world: World, *statements: str) -> None:
+    with world.ledger.write() as db:
+        for statement in statements:
+            db.execute(statement)
+
+
 def test_a_record_comes_back_whole(world: World) -> None:
     ports, mounts = (Port(port=80, host_port=8080),), (Mount(source="/srv", target="/data", read_only=True),)
     record = make(world, "web", ports=ports, mounts=mounts, env={"A": "ä=b"}, command=("sh", "-c", "x; y"))
@@ -119,8 +125,8 @@ def test_events_are_kept_in_order_with_their_actor(world: World) -> None:
 @pytest.mark.parametrize("statement", ["UPDATE event SET detail = 'x'", "DELETE FROM event"])
 def test_events_cannot_be_changed(world: World, statement: str) -> None:
     make(world, "web")
-    with pytest.raises(LedgerError, match="events cannot be"), world.ledger.write() as db:
-        db.execute(statement)
+    with pytest.raises(LedgerError, match="events cannot be"):
+        execute(world, statement)
     assert world.ledger.fsck() == []
 
 
@@ -141,14 +147,11 @@ def test_events_cannot_be_changed(world: World, statement: str) -> None:
 def test_fsck_sees_tampering(world: World, statement: str, complaint: str) -> None:
     make(world, "web")
     assert world.ledger.fsck() == []
-    with world.ledger.write() as db:
-        db.execute("DROP TRIGGER event_is_final")
-        db.execute("DROP TRIGGER event_is_kept")
-        db.execute(statement)
+    execute(world, "DROP TRIGGER event_is_final", "DROP TRIGGER event_is_kept", statement)
     assert complaint in "\n".join(world.ledger.fsck())
 
 
 def test_counters_cannot_fall_below_zero(world: World) -> None:
     make(world, "web")
-    with pytest.raises(LedgerError, match="CHECK"), world.ledger.write() as db:
-        db.execute("UPDATE inventory SET used = used - 2 WHERE resource = 'inst'")
+    with pytest.raises(LedgerError, match="CHECK"):
+        execute(world, "UPDATE inventory SET used = used - 2 WHERE resource = 'inst'")

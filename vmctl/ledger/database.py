@@ -122,7 +122,10 @@ class Database:
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("PRAGMA synchronous = FULL")
-            if self._version(db) != len(migrations()):
+            db.execute("BEGIN DEFERRED")  # one view: another process may be making the tables right now
+            version = self._version(db)
+            db.rollback()
+            if version != len(migrations()):
                 self._migrate(db)
         except BaseException:
             db.close()
