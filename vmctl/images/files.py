@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +49,8 @@ def make_folder(folder: Path, mode: int) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a file or folder, read-only folders inside included; what cannot be removed now is left to a later try."""
     if path.is_dir() and not path.is_symlink():
+        import shutil
+
         if os.geteuid() != 0:
             for parent, _, _ in os.walk(path):
                 os.chmod(parent, 0o700)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +100,8 @@ class Layout:
                 if idle:
                     self.sweep()
             with locked(self.root / ".busy.lock", shared=True):
-                folder = Path(tempfile.mkdtemp(dir=self.temporary))
+                folder = self.temporary / uuid.uuid4().hex
+                folder.mkdir(mode=0o700)
                 try:
                     yield folder
                 finally:
@@ -178,13 +179,13 @@ class Staging:
     @contextmanager
     def create(self) -> Iterator[BlobWriter]:
         """A blob to be written piece by piece; it has its digest when the block is left."""
-        descriptor, name = tempfile.mkstemp(dir=self.folder)
-        with open(descriptor, "wb") as stream:
+        path = self.folder / uuid.uuid4().hex
+        with path.open("xb") as stream:
             blob = BlobWriter(stream)
             yield blob
             stream.flush()
             os.fsync(stream.fileno())
-        self._staged[blob.digest] = Path(name)
+        self._staged[blob.digest] = path
 
     def drop(self, digest: str) -> None:
         """Take back a blob that is not wanted after all."""

@@ -5,7 +5,7 @@ Everything here comes from outside and is checked: types, digests, sizes, and th
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -192,4 +192,4 @@ def make_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
 
 def host_architecture() -> str:
     """This machine in OCI's (Go's) words."""
-    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+    return _ARCHITECTURES.get(os.uname().machine, os.uname().machine)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,9 +18,11 @@ from vmctl.images.names import digest_prefix, is_name, parse_name
 from vmctl.images.prepare import ROOT_FS, Forms
 from vmctl.images.progress import Progress, silent
 from vmctl.images.recipe import Base, BuildRecipe
-from vmctl.images.upkeep import Upkeep
 from vmctl.model.image import ImageConfig, ImageForm, Kernel, PreparedImage
 from vmctl.model.views import DiskUsageRow, ImageView
+
+if TYPE_CHECKING:
+    from vmctl.images.upkeep import Upkeep
 
 _STORED = "org.vmctl.image.stored"  # annotation of an index entry: nanoseconds since the epoch
 _RESERVE = 64 << 20
@@ -37,7 +40,6 @@ class ImageStore:
     def __init__(self, root: Path, cache: Path, kernel: Callable[[Progress], Kernel] | None = None) -> None:
         self._layout = Layout(root)
         self._forms = Forms(self._layout)
-        self._upkeep = Upkeep(self._layout, self._forms)
         self._cache = cache
         self._kernel = kernel or self._cached_kernel
 
@@ -78,7 +80,7 @@ class ImageStore:
                     from vmctl.images import debian
 
                     run, epoch = debian.RUN, debian.write_layer(recipe, layer, folder, self._room(), progress)
-            created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
             config = staging.add([oci.make_config([layer.digest], run, created)]).descriptor(oci.CONFIG)
             manifest = staging.add([oci.make_manifest(config, [layer.descriptor(oci.LAYER)])])
             return self._publish(staging, full, manifest.descriptor(oci.MANIFEST))
@@ -184,6 +186,12 @@ class ImageStore:
         from vmctl.images import docker_archive
 
         return docker_archive.stream(self._layout, self._manifest(self._find(image)))
+
+    @cached_property
+    def _upkeep(self) -> Upkeep:
+        from vmctl.images.upkeep import Upkeep
+
+        return Upkeep(self._layout, self._forms)
 
     def _find(self, image: str) -> oci.Descriptor:
         entries = self._layout.images()
