@@ -55,28 +55,53 @@ def launch(order: Order, directory: str, streams: Streams) -> Launched:
 
     Raises OSError, LaunchError.
     """
-    userns = _make_userns(order["id_base"], _ids(0, order["id_base"], ID_COUNT)) if order["id_base"] else None
+    identity = find_identity(order["user"], *(_account_file(order, directory, name) for name in ("passwd", "group")))
+    owners = _make_owners(order, order["id_base"] + identity.uid) if order["id_base"] else None
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
-    pid = linux.clone(linux.CLONE_NEWNS | linux.CLONE_NEWPID | (0 if userns is not None else linux.CLONE_NEWUSER))
+    pid = linux.clone(linux.CLONE_NEWNS | linux.CLONE_NEWPID | (linux.CLONE_NEWUSER if owners is None else 0))
     if pid == 0:
-        _child(order, directory, streams, userns, status_write, go_read)
+        _child(order, directory, streams, identity, owners, status_write, go_read)
     os.close(status_write)
     os.close(go_read)
-    if userns is None:
+    if owners is None:
         _map_caller(pid)
     else:
-        os.close(userns)
+        for fd in (owners.inside, *owners.binds):
+            os.close(fd)
     os.write(go_write, b"x")
     os.close(go_write)
     return Launched(pid, status_read)
+
+
+class _Owners(NamedTuple):
+    """User namespaces that translate owners (root callers only): the program's own, and one for each bind."""
+
+    inside: int
+    binds: list[int]
+
+
+def _make_owners(order: Order, owner: int) -> _Owners:
+    """Made here, not in the child: /proc does not know processes by the names they have in its pid namespace."""
+    base = order["id_base"]
+    binds = []
+    for bind in order["binds"]:
+        try:
+            info = os.stat(bind["source"])
+        except OSError as error:
+            raise LaunchError(f"cannot share {bind['source']}: {error.strerror}") from None
+        uids = _ids(info.st_uid, base, 1 if info.st_uid else ID_COUNT)
+        gids = _ids(info.st_gid, base, 1 if info.st_gid else ID_COUNT)
+        binds.append(_make_userns(owner, uids, gids))
+    ids = _ids(0, base, ID_COUNT)
+    return _Owners(_make_userns(owner, ids, ids), binds)
 
 
 def _ids(inside: int, outside: int, count: int) -> str:
     return f"{inside} {outside} {count}"
 
 
-def _make_userns(owner: int, uids: str, gids: str = "") -> int:
+def _make_userns(owner: int, uids: str, gids: str) -> int:
     """A descriptor of a new user namespace with these maps, owned by host uid ``owner``; root only."""
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
@@ -99,7 +124,7 @@ def _make_userns(owner: int, uids: str, gids: str = "") -> int:
     try:
         if not os.read(ready_read, 1):
             raise LaunchError("cannot make a user namespace (user.max_user_namespaces may be 0)")
-        for file, text in (("uid_map", uids), ("gid_map", gids or uids)):
+        for file, text in (("uid_map", uids), ("gid_map", gids)):
             with open(f"/proc/{pid}/{file}", "w") as stream:
                 stream.write(text)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
@@ -120,13 +145,15 @@ def _map_caller(pid: int) -> None:
             stream.write(text)
 
 
-def _child(order: Order, directory: str, streams: Streams, userns: int | None, status: int, go: int) -> None:
+def _child(
+    order: Order, directory: str, streams: Streams, who: Identity, owners: _Owners | None, status: int, go: int
+) -> None:
     """Process 1 of the new pid namespace; never returns."""
     try:
         os.read(go, 1)
         take_terminal_or_session(streams, tty=order["tty"])
         cgroup.join(order["group"])
-        _become_bwrap(order, directory, userns, status)
+        _become_bwrap(order, directory, who, owners, status)
     except (LaunchError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) else str(error)
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
@@ -160,12 +187,12 @@ def limit_without_group(order: Order) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (order["pids"] + cgroup.OWN_PIDS,) * 2)
 
 
-def _become_bwrap(order: Order, directory: str, userns: int | None, status: int) -> None:
+def _become_bwrap(order: Order, directory: str, who: Identity, owners: _Owners | None, status: int) -> None:
+    userns = None if owners is None else owners.inside
     base = order["id_base"]
     programs = [os.open(path, os.O_RDONLY) for path in order["filters"]]  # before STAGE hides what is below it
-    root = _stage(order, directory, userns)
-    identity = identity_of(order, root)
-    line = options(order, _facts(), identity, userns)
+    _stage(order, directory, owners)
+    line = options(order, _facts(), who, userns)
     arguments = os.memfd_create("arguments")  # environments hold secrets, command lines are public
     inherited = [status, arguments, *programs, *([] if userns is None else [userns])]
     for program in programs:
@@ -178,24 +205,25 @@ def _become_bwrap(order: Order, directory: str, userns: int | None, status: int)
         os.set_inheritable(fd, True)
     limit_without_group(order)
     if userns is not None:
-        os.setgroups([base + group for group in identity.groups])
-        os.setresgid(base, base, base)
-        os.setresuid(base, base, base)
+        os.setgroups([base + group for group in who.groups])
+        os.setresgid(*[base + who.gid] * 3)
+        os.setresuid(*[base + who.uid] * 3)
     linux.die_with_parent()
     os.execve(order["bwrap"], ["bwrap", "--args", str(arguments), "--", *order["argv"]], {})  # noqa: S606
 
 
-def identity_of(order: Order, root: str) -> Identity:
-    """Who the order's user is, by the files of the image or, for a program of the host, by ours."""
-    return identity_in(order, order["user"], root)
+def _account_file(order: Order, directory: str, name: str) -> str:
+    """The passwd or group that counts: ours for a program of the host, else the instance's own or the image's."""
+    if not order["tree"]:
+        return order["files"][f"/etc/{name}"]
+    return read_text(f"{directory}/{UPPER}", f"/etc/{name}") or read_text(order["tree"], f"/etc/{name}")
 
 
 def identity_in(order: Order, user: str, root: str) -> Identity:
-    """The same for any user: ``root`` is the image's root as the caller sees it."""
-    files = order["files"]
-    if order["tree"]:
-        return find_identity(user, read_text(root, "/etc/passwd"), read_text(root, "/etc/group"))
-    return find_identity(user, files["/etc/passwd"], files["/etc/group"])
+    """Who ``user`` is in a running instance, whose root the caller sees at ``root``."""
+    if not order["tree"]:
+        return find_identity(user, order["files"]["/etc/passwd"], order["files"]["/etc/group"])
+    return find_identity(user, read_text(root, "/etc/passwd"), read_text(root, "/etc/group"))
 
 
 def _facts() -> Facts:
@@ -215,11 +243,12 @@ def _facts() -> Facts:
     )
 
 
-def _stage(order: Order, directory: str, userns: int | None) -> str:
-    """Gather root, binds and files below STAGE, invisible to the host; the image's root, or "/"."""
+def _stage(order: Order, directory: str, owners: _Owners | None) -> None:
+    """Gather root, binds and files below STAGE, invisible to the host."""
     linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
-    binds = [_bind_source(bind, order["id_base"]) for bind in order["binds"]]
-    tree = _open_tree(order["tree"], userns) if order["tree"] else None
+    translators = [None for _ in order["binds"]] if owners is None else owners.binds
+    binds = [_bind_source(bind, userns) for bind, userns in zip(order["binds"], translators, strict=True)]
+    tree = _open_tree(order["tree"], owners.inside if owners else None) if order["tree"] else None
     own = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     linux.mount("tmpfs", STAGE, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=1m")
     for path, text in order["files"].items():
@@ -234,12 +263,10 @@ def _stage(order: Order, directory: str, userns: int | None) -> str:
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT))
         linux.move_mount(source, target)
         os.close(source)
-    if tree is None:
-        return "/"
-    _mount_layers(order, tree, own)
-    os.close(tree)
+    if tree is not None:
+        _mount_layers(order, tree, own)
+        os.close(tree)
     os.close(own)
-    return STAGE_ROOT
 
 
 def _open_tree(tree: str, userns: int | None) -> int:
@@ -252,27 +279,21 @@ def _open_tree(tree: str, userns: int | None) -> int:
     return fd
 
 
-def _bind_source(bind: Bind, base: int) -> int:
+def _bind_source(bind: Bind, userns: int | None) -> int:
     """The source as a detached mount; for root callers its owner (or, if that is root, every id) appears as inside.
 
     Where the file system cannot do that, the owners stay what they are, and the program has the rights of a stranger.
     """
     try:
         fd = linux.open_tree(bind["source"])
+        if userns is not None:
+            try:
+                linux.map_ids(fd, userns)
+            except OSError:
+                os.close(fd)
+                fd = linux.open_tree(bind["source"])
     except OSError as error:
         raise LaunchError(f"cannot share {bind['source']}: {error.strerror}") from None
-    if base:
-        info = os.fstat(fd)
-        uids = _ids(info.st_uid, base, 1 if info.st_uid else ID_COUNT)
-        gids = _ids(info.st_gid, base, 1 if info.st_gid else ID_COUNT)
-        namespace = _make_userns(base, uids, gids)
-        try:
-            linux.map_ids(fd, namespace)
-        except OSError:
-            os.close(fd)
-            fd = linux.open_tree(bind["source"])
-        finally:
-            os.close(namespace)
     return fd
 
 

@@ -188,8 +188,10 @@ class Supervisor:
             self._main.sessions = [session for session in self._sessions if session.attached]
             launched = launch(order, self._directory, self._main.streams)
         except (OSError, LaunchError) as error:
-            text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            self._fail("failed", f"cannot set the sandbox up: {text}")
+            if isinstance(error, OSError):
+                self._fail("failed", f"cannot set the sandbox up: {error.filename}: {error.strerror}")
+            else:
+                self._fail(error.code, str(error))
             return
         self._main.close_streams()
         self._outermost, self._bwrap_status = launched
