@@ -66,7 +66,7 @@ class Harness:
             command=argv,
             stdin=stdin,
             tty=tty,
-            **{"memory": 256 << 20, "cpu_millis": 1000, "pids": 128} | wanted,
+            **{"memory": 256 << 20, "cpu_millis": 1000, "pids": 128, "network": "none"} | wanted,
         )
         directory = self.folder / "instances" / instance_id  # as vmctl.paths has it
         self.made.append(Ref(instance_id, directory))

@@ -22,7 +22,7 @@ def seen(h: Harness, ref: Ref) -> Observed | None:
 
 def test_whole_life(h: Harness) -> None:
     """create, start, stop, start again, kill, delete; each twice, where a second time must be silent."""
-    body = h.body(*IDLE)
+    body = h.body(*IDLE, network="default")
     ref = ref_of(body)
     h.backend.create(body)
     h.backend.create(body)

@@ -45,6 +45,8 @@ class Cgroup:
             return
         for line in lines:
             _, controllers, path = line.split(":", 2)
+            if path == "/":  # no container is in the root: the kernel says so of a process that is just ending
+                continue
             for controller in controllers.split(","):
                 self._folders[controller] = root / controllers / path.lstrip("/")
 
