@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -19,6 +20,17 @@ _QUIET = frozenset({signal.SIGCHLD, signal.SIGPIPE, signal.SIGWINCH})
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
+def _lock(path: Path) -> int:
+    """QEMU serves one client, and lets a second one wait without a word."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Conflict("the console is in use", hint="leave it there with ^]") from None
+    return lock
+
+
 class ConsoleAttachment:
     """A connected console. ``ended`` tells how the machine ended once the console is cut; ``interrupt`` takes signals.
 
@@ -28,17 +40,15 @@ class ConsoleAttachment:
     def __init__(
         self, path: Path, *, ended: Callable[[], Exit | None], interrupt: Callable[[int], None] | None = None
     ) -> None:
+        self._lock = _lock(path.with_suffix(".lock"))
         self._ended = ended
         self._interrupt = interrupt
         self._pending = b""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.connect(str(path))
-        except BlockingIOError:  # QEMU serves one client, a second one may wait
-            self._socket.close()
-            raise Conflict("the console is in use", hint="leave it there with ^]") from None
         except OSError as error:
-            self._socket.close()
+            self.close()
             raise BackendUnavailable(f"cannot reach the console: {error.strerror}") from None
         self._socket.setblocking(False)
 
@@ -67,6 +77,7 @@ class ConsoleAttachment:
 
     def close(self) -> None:
         self._socket.close()
+        os.close(self._lock)
 
     def _take_output(self, stdout: int) -> bool:
         """Pass on what the machine wrote; False when it is gone."""

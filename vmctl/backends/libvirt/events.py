@@ -50,16 +50,21 @@ def watch(
 
     table = event_table()
     arrived: SimpleQueue[Event] = SimpleQueue()
+    paused: set[str] = set()  # every start resumes, too: only what was paused counts
 
     def receive(_connection: object, domain: Domain, event: int, detail: int, _opaque: object) -> None:
         kind = table.get((event, detail)) or table.get((event, None))
         instance_id = instance_id_of(domain.name())
-        if kind is not None and instance_id is not None:
-            arrived.put(Event(at=time.time_ns(), type=kind, instance_id=instance_id, kind=Kind.VM.value))
+        if kind is None or instance_id is None or (kind is EventType.RESUME and instance_id not in paused):
+            return
+        (paused.add if kind is EventType.PAUSE else paused.discard)(instance_id)
+        arrived.put(Event(at=time.time_ns(), type=kind, instance_id=instance_id, kind=Kind.VM.value))
 
     connection = open_for_events(uri)
     try:
         with translated("cannot watch machines"):
+            for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PAUSED):
+                paused.add(instance_id_of(domain.name()) or "")
             number = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, receive, None)
         while not stop():
             try:

@@ -62,6 +62,11 @@ def console_socket(directory: Path) -> Path:
     return directory / "console.sock"
 
 
+def agent_socket(directory: Path) -> Path:
+    """The guest agent's channel, which libvirt talks to (its own place for it is not always tidied up)."""
+    return directory / "agent.sock"
+
+
 def overlay_disk(directory: Path) -> Path:
     """A disk machine's own disk, a linked clone of what it was made from."""
     return directory / "disk.qcow2"

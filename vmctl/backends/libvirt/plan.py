@@ -96,6 +96,7 @@ def domain_xml(body: Body, around: Surroundings) -> str:
         _sessions(devices, body.directory)
     else:
         agent = _add(devices, "channel", type="unix")
+        _add(agent, "source", mode="bind", path=str(folder.agent_socket(body.directory)))
         _add(agent, "target", type="virtio", name="org.qemu.guest_agent.0")
         _add(devices, "panic", model="isa")
     balloon = _add(devices, "memballoon", model="virtio", freePageReporting="on")
