@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -11,11 +10,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from vmctl.backends.base import Attachment, Body, NativePlan, Ref
-from vmctl.backends.docker import errors, events, images, limits, peers, plan, states
+from vmctl.backends.docker import errors, images, limits, peers, plan, states
 from vmctl.backends.docker.cgroup import Cgroup
 from vmctl.backends.docker.client import Client, container_path, with_query
-from vmctl.backends.docker.health import probe
 from vmctl.backends.docker.native import Container, Created, Listed, RestartPolicy
 from vmctl.backends.docker.plan import Json
 from vmctl.backends.docker.streams import log_records
@@ -38,7 +38,7 @@ _CAPABILITIES: Capabilities = dict.fromkeys(Feature, "") | {
 }
 
 
-_OURS = json.dumps({"label": [states.LABEL_ID]})
+_OURS = msgspec.json.encode({"label": [states.LABEL_ID]}).decode()
 _LOOK_AGAIN = 10.0
 
 
@@ -53,6 +53,8 @@ class DockerBackend:
         self._client = Client()
 
     def probe(self) -> Probe:
+        from vmctl.backends.docker.health import probe
+
         return probe(self._client)
 
     def capabilities(self) -> Capabilities:
@@ -102,6 +104,7 @@ class DockerBackend:
     def stop(self, ref: Ref, *, timeout: float, signal: str | None = None) -> None:
         if signal is not None:
             self._signal_and_wait(ref, signal, timeout)
+            timeout = 0
         path = with_query(container_path(ref.id, "stop"), t=math.ceil(timeout))
         with _about(ref):
             self._client.send("POST", path, timeout=timeout + 60)
@@ -170,6 +173,8 @@ class DockerBackend:
         return records()
 
     def events(self, callback: Callable[[Event], None], stop: Callable[[], bool]) -> None:
+        from vmctl.backends.docker import events
+
         events.follow(self._client, callback, stop)
 
     # -- sessions and files -------------------------------------------------------------------------------------
