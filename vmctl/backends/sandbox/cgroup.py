@@ -142,10 +142,16 @@ def _pids_limit(file: str) -> int | None:
     return None if limit is None else limit - OWN_PIDS
 
 
-def join(group: Group) -> None:
-    """Move the calling process into the group. Raises OSError."""
-    for folder in group.values():
-        _write(f"{folder}/cgroup.procs", "0")
+def open_doors(group: Group) -> list[int]:
+    """Descriptors through which a process can join later, when it does not see the host's files any more."""
+    return [os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in group.values()]
+
+
+def join(doors: list[int]) -> None:
+    """Move the calling process into the group whose doors these are, and close them. Raises OSError."""
+    for door in doors:
+        os.write(door, b"0")
+        os.close(door)
 
 
 def freeze(group: Group, *, frozen: bool, timeout: float = 5.0) -> bool:

@@ -36,18 +36,18 @@ class Command(NamedTuple):
     tty: bool
 
 
-def enter(order: Order, inside: int, command: Command, streams: Streams) -> tuple[int, int]:
+def enter(order: Order, inside: int, command: Command, streams: Streams) -> int:
     """Start ``command`` beside host pid ``inside``.
 
-    Returns the pid of the helper, and a descriptor that gives lines: ``pid N`` (the process), then nothing more when
-    it runs, or ``error CODE MESSAGE``.
+    Returns a descriptor that gives lines: ``pid N`` (the process), then nothing more when it runs, or
+    ``error CODE MESSAGE``.
     """
     report_read, report_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         _helper(order, inside, command, streams, report_write)
     os.close(report_write)
-    return pid, report_read
+    return report_read
 
 
 def _helper(order: Order, inside: int, command: Command, streams: Streams, report: int) -> None:
@@ -55,12 +55,13 @@ def _helper(order: Order, inside: int, command: Command, streams: Streams, repor
     try:
         filters = [_read(path) for path in order["filters"]]
         identity = identity_in(order, command.user, f"/proc/{inside}/root")
-        cgroup.join(order["group"])
+        doors = cgroup.open_doors(order["group"])
         _join_namespaces(inside)
         pid = os.fork()
         if pid:
             os.write(report, f"pid {pid}\n".encode())
             os._exit(0)
+        cgroup.join(doors)  # only now: the helper itself must not count
         take_terminal_or_session(streams, tty=command.tty)
         limit_without_group(order)
         if order["id_base"]:

@@ -152,7 +152,7 @@ def _child(
     try:
         os.read(go, 1)
         take_terminal_or_session(streams, tty=order["tty"])
-        cgroup.join(order["group"])
+        cgroup.join(cgroup.open_doors(order["group"]))
         _become_bwrap(order, directory, who, owners, status)
     except (LaunchError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) else str(error)

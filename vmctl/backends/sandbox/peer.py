@@ -27,7 +27,6 @@ class Session:
         sock.setblocking(False)
         self.sock = sock
         self.gone = False
-        self.attached = False
         self._parser = FrameParser()
         self._outgoing = bytearray()
         self._backlog: deque[tuple[FrameType, bytes]] = deque()

@@ -70,6 +70,14 @@ class Task:
             self._close_output(fd)
         return data
 
+    def take(self, fd: int) -> tuple[FrameType, bytes] | None:
+        """The next piece from ``fd`` with the kind of frame it becomes; None when nothing is there."""
+        if fd not in self.outputs:
+            return None
+        kind = self.outputs[fd]
+        data = self.read(fd)
+        return (kind, data) if data else None
+
     def _close_output(self, fd: int) -> None:
         os.close(fd)
         del self.outputs[fd]
