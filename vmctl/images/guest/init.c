@@ -1,4 +1,4 @@
-/* PID 1: sets itself up, finds its ports, and hands over to machine.c. */
+/* PID 1: sets itself up, finds its ports, and hands over to loop.c. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -153,5 +153,5 @@ int main(void)
     ports_epoll = epoll_create1(EPOLL_CLOEXEC);
     load_modules();
     scan_ports();
-    machine_run(signals, uevents);
+    run_loop(signals, uevents);
 }

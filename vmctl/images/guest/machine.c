@@ -1,11 +1,9 @@
 /* The life of the machine: waits for BOOT, runs the main process, ends with it. */
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,7 +23,9 @@ enum machine_state machine_state = WAITING;
 struct process *main_process;
 static struct spec *main_spec;
 static bool power_off_asked;
-static uint64_t kill_at, restart_at, end_at;
+static bool booting;                /* waits for the network; then the main process is started */
+static struct session *boot_session; /* who is to hear of it; NULL: has gone meanwhile */
+static uint64_t kill_at, restart_at, end_at, boot_at;
 static unsigned restarts, restart_delay = RESTART_FIRST;
 static struct { pid_t pid; uint64_t kill_at; } dying[MAX_DYING];
 
@@ -54,10 +54,11 @@ static void fail_boot(struct session *session, const struct failure *failure)
 {
     struct process never = {.status = (strcmp(failure->code, "not-found") ? 126 : 127) << 8};
     say("%s", failure->message);
-    session->attached = false;
     end_machine(&never);
-    session_fail(session, failure->code, failure->message);
-    session->attached = true; /* waits for this client to have read it */
+    if (session) {
+        session_fail(session, failure->code, failure->message);
+        session->attached = true; /* waits for this client to have read it */
+    }
 }
 
 static bool start_main(struct failure *failure)
@@ -70,9 +71,28 @@ static bool start_main(struct failure *failure)
     return main_process;
 }
 
+static void finish_boot(void)
+{
+    struct session *session = boot_session;
+    struct failure failure;
+    booting = false;
+    boot_session = NULL;
+    if (!net_is_ready(main_spec))
+        say("no answer from a DHCP server: going on without");
+    if (!start_main(&failure)) {
+        fail_boot(session, &failure);
+        return;
+    }
+    machine_state = RUNNING;
+    if (session) {
+        session->attached = true;
+        session->attached_stdin = main_spec->keep_stdin;
+        send_started(session, main_process);
+    }
+}
+
 void machine_boot(struct session *session, struct spec *spec)
 {
-    struct failure failure = {NULL, ""};
     if (machine_state != WAITING || main_spec) {
         session_fail(session, "busy", "the machine has been set up before");
         spec_free(spec);
@@ -81,17 +101,22 @@ void machine_boot(struct session *session, struct spec *spec)
     main_spec = spec;
     const char *problem = boot_machine(spec);
     if (problem) {
-        failure.code = "cannot-invoke";
+        struct failure failure = {"cannot-invoke", ""};
         snprintf(failure.message, sizeof failure.message, "%s", problem);
-    }
-    if (problem || !start_main(&failure)) {
         fail_boot(session, &failure);
         return;
     }
-    machine_state = RUNNING;
-    session->attached = true;
-    session->attached_stdin = spec->keep_stdin;
-    send_started(session, main_process);
+    booting = true;
+    boot_session = session;
+    boot_at = now_ms() + spec->network_wait;
+    if (net_is_ready(spec))
+        finish_boot();
+}
+
+void machine_forget(const struct session *session)
+{
+    if (boot_session == session)
+        boot_session = NULL;
 }
 
 void machine_exec(struct session *session, struct spec *spec)
@@ -161,7 +186,7 @@ static void mark_reaped(struct process *process, pid_t pid, int status)
         process->oom = oom_kills() > process->oom_before;
 }
 
-static void reap(void)
+void machine_reap(void)
 {
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
@@ -177,7 +202,7 @@ static void reap(void)
 }
 
 /* What everybody who gets the main process's output takes now. */
-static size_t main_room(void)
+size_t main_room(void)
 {
     size_t room = log_room() < CHUNK ? log_room() : CHUNK;
     for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++)
@@ -263,7 +288,7 @@ static void restart(void)
     }
 }
 
-static void pump_all(void)
+void machine_pump(void)
 {
     for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++) {
         struct process *process = session->process;
@@ -300,13 +325,12 @@ static bool lingering(void)
     return log_pending() && !late;
 }
 
-static void earlier(uint64_t *first, uint64_t at)
+bool machine_is_over(void)
 {
-    if (at && at < *first)
-        *first = at;
+    return machine_state == ENDED && !main_process && !lingering();
 }
 
-static void run_timers(void)
+void machine_run_timers(void)
 {
     uint64_t now = now_ms();
     if (kill_at && now >= kill_at && main_process) {
@@ -315,6 +339,8 @@ static void run_timers(void)
     }
     if (restart_at && now >= restart_at)
         restart();
+    if (booting && machine_state == WAITING && (now >= boot_at || net_is_ready(main_spec)))
+        finish_boot();
     for (int i = 0; i < MAX_DYING; i++)
         if (dying[i].pid && now >= dying[i].kill_at) {
             kill(-dying[i].pid, SIGKILL);
@@ -322,99 +348,26 @@ static void run_timers(void)
         }
 }
 
-static int wait_time(void)
+static void earlier(uint64_t *first, uint64_t at)
 {
-    uint64_t now = now_ms(), first = now + 3600000;
+    if (at && at < *first)
+        *first = at;
+}
+
+/* When the next of the timers is due. */
+uint64_t machine_next_timer(uint64_t now)
+{
+    uint64_t first = now + 3600000;
     earlier(&first, kill_at);
     earlier(&first, restart_at);
+    if (booting)
+        earlier(&first, now + 20);
     if (machine_state == ENDED)
         earlier(&first, end_at > now ? end_at : now + 100);
     for (int i = 0; i < MAX_DYING; i++)
         if (dying[i].pid)
             earlier(&first, dying[i].kill_at);
-    for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++) {
-        if (session->ready && fifo_length(&session->out) < WINDOW_SIZE)
-            return 0;
-        if (session->process && session->process->reaped)
-            earlier(&first, now + 10);
-    }
     if (main_process && main_process->reaped)
         earlier(&first, now + 10);
-    return first <= now ? 0 : (int)(first - now);
-}
-
-static void watch(struct pollfd *fds, nfds_t *count, int fd, short events)
-{
-    if (fd >= 0)
-        fds[(*count)++] = (struct pollfd){.fd = fd, .events = events};
-}
-
-static void watch_process(struct pollfd *fds, nfds_t *count, const struct process *process, bool room, bool input)
-{
-    short output = (short)(room ? POLLIN : 0), feed = (short)(input ? POLLOUT : 0);
-    if (process->tty) {
-        if (output | feed)
-            watch(fds, count, process->out, output | feed);
-        return;
-    }
-    if (room) {
-        watch(fds, count, process->out, POLLIN);
-        watch(fds, count, process->err, POLLIN);
-    }
-    if (input)
-        watch(fds, count, process->in, POLLOUT);
-}
-
-/* signals: a signalfd; uevents: a netlink socket; ports: in an epoll of its own, edge-triggered, because a port
- * without client polls as hung up all the time. */
-static void wait_for_events(int signals, int uevents)
-{
-    struct pollfd fds[8 + 3 * (MAX_SESSIONS + 1)];
-    nfds_t count = 0;
-    bool main_input = false;
-    watch(fds, &count, signals, POLLIN);
-    watch(fds, &count, uevents, POLLIN);
-    watch(fds, &count, ports_epoll, POLLIN);
-    if (log_pending())
-        watch(fds, &count, log_fd(), POLLOUT);
-    for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++) {
-        if (session->process)
-            watch_process(fds, &count, session->process, session_room(session), fifo_length(&session->in));
-        else if (session->attached)
-            main_input |= fifo_length(&session->in) > 0;
-    }
-    if (main_process)
-        watch_process(fds, &count, main_process, main_room(), main_input);
-    poll(fds, count, wait_time());
-}
-
-void machine_run(int signals, int uevents)
-{
-    struct epoll_event events[MAX_SESSIONS];
-    char discard[4096];
-    for (;;) {
-        wait_for_events(signals, uevents);
-        int ready = epoll_wait(ports_epoll, events, MAX_SESSIONS, 0);
-        for (int i = 0; i < ready; i++)
-            sessions[events[i].data.u32].ready = true;
-        while (read(signals, discard, sizeof discard) > 0)
-            ;
-        reap();
-        bool changed = false;
-        while (read(uevents, discard, sizeof discard) > 0)
-            changed = true;
-        if (changed)
-            scan_ports();
-        for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++)
-            if (session->fd >= 0)
-                session_serve(session);
-        pump_all();
-        run_timers();
-        log_flush();
-        for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++)
-            if (fifo_length(&session->out))
-                session_serve(session);
-        if (machine_state == ENDED && !main_process && !lingering())
-            power_off();
-    }
+    return first;
 }

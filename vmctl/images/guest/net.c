@@ -5,19 +5,20 @@
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <net/route.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmctl.h"
 
 #define INTERFACE "eth0"
 #define DHCP_SCRIPT "/run/vmctl/dhcp"
+#define LEASE "/run/vmctl/lease"
 enum { INTERFACE_WAIT = 3000 };
 
 static const char *failed(const char *what)
@@ -98,8 +99,10 @@ static const char *set_static(int fd, const struct spec *spec)
     return NULL;
 }
 
-/* busybox's client goes to the background once it has a lease, and renews it from there. */
-static const char *run_dhcp(const struct spec *spec)
+/* busybox's client, for as long as the machine lives: it asks until somebody answers, and renews. Whether there is
+ * a lease is seen by LEASE: a bridge with STP forwards nothing for 4 s, and dnsmasq takes 3 s to look for a free
+ * address, so nobody sits and waits here. */
+static const char *start_dhcp(const struct spec *spec)
 {
     static const char script[] =
         "#!/run/vmctl/busybox sh\n"
@@ -112,25 +115,31 @@ static const char *run_dhcp(const struct spec *spec)
         "  for r in $router; do $b ip route add default via $r dev $interface && break; done\n"
         "  if [ -n \"$dns\" ]; then\n"
         "    for s in $dns; do echo nameserver $s; done > /etc/resolv.conf\n"
-        "  fi;;\n"
+        "  fi\n"
+        "  echo $ip > " LEASE ";;\n"
         "esac\n";
     char name[300];
-    int status = 0;
     if (!write_file(DHCP_SCRIPT, script) || chmod(DHCP_SCRIPT, 0755))
         return failed(DHCP_SCRIPT);
     snprintf(name, sizeof name, "hostname:%.255s", spec->hostname ? spec->hostname : "");
     pid_t pid = fork();
     if (!pid) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
         int null = open("/dev/null", O_RDWR);
         for (int i = 0; i < 3; i++)
             dup2(null, i);
-        execl("/run/vmctl/busybox", "udhcpc", "-i", INTERFACE, "-s", DHCP_SCRIPT, "-n", "-t", "10", "-T", "1", "-x", name,
-              (char *)NULL);
+        execl("/run/vmctl/busybox", "udhcpc", "-i", INTERFACE, "-s", DHCP_SCRIPT, "-f", "-t", "5", "-T", "1", "-A", "1", "-x",
+              name, (char *)NULL);
         _exit(127);
     }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
-        return failed("udhcpc");
-    return status ? "network: no answer from a DHCP server" : NULL;
+    return pid < 0 ? failed("udhcpc") : NULL;
+}
+
+bool net_is_ready(const struct spec *spec)
+{
+    return !spec->has_network || *spec->address || !access(LEASE, F_OK);
 }
 
 const char *net_loopback(void)
@@ -160,7 +169,7 @@ const char *net_configure(const struct spec *spec)
     if (spec->mac && *spec->mac && !set_mac(fd, spec->mac))
         problem = failed("MAC");
     if (!problem)
-        problem = *spec->address ? set_static(fd, spec) : run_dhcp(spec);
+        problem = *spec->address ? set_static(fd, spec) : start_dhcp(spec);
     close(fd);
     return problem;
 }

@@ -101,6 +101,7 @@ void session_reset(struct session *session)
     if (session->process)
         machine_disown(session->process);
     session->process = NULL;
+    machine_forget(session);
     session->attached = session->attached_stdin = session->in_ended = false;
     fifo_drop(&session->in, fifo_length(&session->in));
     fifo_drop(&session->out, fifo_length(&session->out));

@@ -52,6 +52,8 @@ static void take_pair(struct spec *spec, const char *key, char *value)
         spec->columns = number(value, 0xffff);
     else if (!strcmp(key, "restart_max"))
         spec->restart_max = number(value, 1u << 30);
+    else if (!strcmp(key, "network_wait"))
+        spec->network_wait = number(value, 3600000);
     else if (!strcmp(key, "clock"))
         spec->clock = strtoull(value, NULL, 10);
     else if (!strcmp(key, "timeout"))

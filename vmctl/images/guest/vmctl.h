@@ -50,7 +50,7 @@ struct spec {
     char *hostname, *root, *fstype, *entropy, *restart;
     char *mac, *address, *gateway, **dns;
     bool has_network, read_only;
-    unsigned restart_max;
+    unsigned restart_max, network_wait; /* milliseconds to wait for DHCP */
     uint64_t clock;
     /* POWEROFF only; milliseconds */
     unsigned timeout, signal;
@@ -128,6 +128,7 @@ void bind_devices(void);
 /* net.c */
 const char *net_loopback(void);
 const char *net_configure(const struct spec *spec);
+bool net_is_ready(const struct spec *spec);
 
 /* machine.c: the main process and the machine's life. */
 extern enum machine_state machine_state;
@@ -137,7 +138,16 @@ void machine_exec(struct session *session, struct spec *spec);
 void machine_signal(struct session *session, int number);
 void machine_power_off(const struct spec *spec);
 void machine_disown(struct process *process);
-void machine_run(int signals, int uevents) __attribute__((noreturn));
+void machine_forget(const struct session *session);
+void machine_reap(void);
+void machine_pump(void);        /* move what can be moved between processes, sessions and the log */
+size_t main_room(void);
+void machine_run_timers(void);
+uint64_t machine_next_timer(uint64_t now);
+bool machine_is_over(void);
+
+/* loop.c */
+void run_loop(int signals, int uevents) __attribute__((noreturn));
 
 /* init.c */
 uint64_t now_ms(void);          /* monotonic */
