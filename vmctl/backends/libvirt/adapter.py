@@ -263,7 +263,7 @@ def _daemon_path() -> str:
 def _remove_folder(directory: Path) -> None:
     try:
         shutil.rmtree(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except PermissionError as error:
         raise PermissionDenied(f"cannot remove {error.filename}", hint="the instance is another user's") from error

@@ -13,7 +13,7 @@ import msgspec
 
 from vmctl.backends.base import Body
 from vmctl.backends.wire import machine
-from vmctl.backends.wire.logfile import RecordParser
+from vmctl.backends.wire.logfile import RecordParser, read_records
 from vmctl.errors import NotFound, PermissionDenied, VmctlError
 from vmctl.model.process import Process
 from vmctl.model.state import Exit, RestartPolicy
@@ -44,7 +44,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class Marks(msgspec.Struct, frozen=True, kw_only=True):
     """``started_at``: nanoseconds since the epoch, of the last start. ``booted``: its init has the main process.
 
-    ``forced``: this backend ended it, so that nothing inside could say how.
+    ``forced``: this backend ended it, so that nothing inside could say how; with an ``error``: it never came up.
     """
 
     started_at: int | None = None
@@ -112,6 +112,8 @@ def make(directory: Path) -> None:
             os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
     except PermissionError as error:
         raise PermissionDenied(f"cannot write to {error.filename}", hint="whose folder is it?") from error
+    except OSError as error:
+        raise VmctlError(f"cannot make {directory}: {error.strerror}", hint="is the disk full?") from error
 
 
 def save_order(directory: Path, order: Order) -> None:
@@ -164,6 +166,15 @@ def recorded_exit(directory: Path, since: int) -> Exit | None:
         return None
     ends = [record for record in RecordParser().feed(tail) if isinstance(record, Exit)]
     return ends[-1] if ends and (ends[-1].at or 0) >= since else None
+
+
+def recorded_exits(directory: Path, since: int) -> int:
+    """How often the main process has ended after ``since``. Reads the whole log."""
+    try:
+        records = read_records(machine.log_path(directory))
+        return sum(isinstance(record, Exit) and (record.at or 0) >= since for record in records)
+    except PermissionError:
+        return 0
 
 
 def _tail(path: Path) -> bytes:

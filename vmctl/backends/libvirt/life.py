@@ -13,9 +13,8 @@ from vmctl.backends.libvirt.console import ConsoleAttachment
 from vmctl.backends.libvirt.errors import translated
 from vmctl.backends.wire import machine
 from vmctl.backends.wire.pump import WireAttachment
-from vmctl.errors import NotFound, TimedOut, Unsupported, WrongState
+from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, TimedOut, Unsupported, WrongState
 from vmctl.model.state import ALIVE, Exit, State
-from vmctl.undo import UndoStack
 
 _OFF_GRACE = 10.0
 """Seconds from the end of the init to the end of QEMU, as libvirt sees it (it waits until QEMU is reaped)."""
@@ -59,20 +58,20 @@ class Life:
             return self.attach(ref) if attach else None
         if order.network != "none" and self._client.system:
             network.ensure_network(self._client.connection(), order.network)
-        before = folder.load_marks(ref.directory)
-        with UndoStack() as undo:
-            undo.push("marks", lambda: folder.save_marks(ref.directory, before))
-            folder.save_marks(ref.directory, folder.Marks(started_at=time.time_ns(), booted=order.process is None))
-            undo.push("machine", lambda: self.switch_off(domain))
+        started_at = time.time_ns()
+        try:
+            folder.save_marks(ref.directory, folder.Marks(started_at=started_at, booted=order.process is None))
             if order.process is None:
-                attachment = self._switch_on(ref, domain, attach=attach)
-            else:
-                guest = self._guest_network(ref, domain, order)
-                with translated("cannot start the machine"):
-                    domain.create()
-                attachment = self._boot(ref, order, guest, attach=attach, fresh=True)
-            undo.disarm()
-        return attachment
+                return self._switch_on(ref, domain, attach=attach)
+            guest = self._guest_network(ref, domain, order)
+            with translated("cannot start the machine"):
+                domain.create()
+            return self._boot(ref, order, guest, attach=attach, fresh=True)
+        except BaseException as error:
+            self.switch_off(domain)
+            failed = Exit(code=_code_of(error), at=time.time_ns(), error=str(error) or "interrupted")
+            folder.save_marks(ref.directory, folder.Marks(started_at=started_at, forced=failed))
+            raise
 
     def _guest_network(self, ref: Ref, domain: Domain, order: folder.Order) -> machine.GuestNetwork | None:
         if order.network == "none":
@@ -237,6 +236,11 @@ class Life:
                 return True
 
         return _poll(off, timeout) is True
+
+
+def _code_of(error: BaseException) -> int:
+    """126 and 127 are the workload's; whatever else keeps a machine from starting is vmctl's 125."""
+    return error.exit_code if isinstance(error, CannotInvoke | ProgramNotFound) else 125
 
 
 def _poll(ask: Callable[[], Answer | None], timeout: float | None) -> Answer | None:

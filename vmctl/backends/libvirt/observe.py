@@ -94,10 +94,19 @@ def ending(directory: Path, native: int, reason: int) -> tuple[State, Exit | Non
     if end is None and native == DomainState.SHUTOFF and reason == ShutoffReason.DESTROYED:
         end = Exit(code=folder.FORCED, signal=9)
     if end is not None:
-        return State.STOPPED, end
+        return (State.FAILED if end.error else State.STOPPED), end
     if init:
         return State.FAILED, Exit(code=125, error="the machine ended before its main process did")
     return state, Exit(code=0) if state is State.STOPPED else None
+
+
+def restarts(directory: Path, *, alive: bool) -> int:
+    """How often the init has started the main process again."""
+    marks, order = folder.load_marks(directory), folder.find_order(directory)
+    if marks.started_at is None or order is None or order.process is None or order.restart is RestartPolicy.NO:
+        return 0
+    ends = folder.recorded_exits(directory, marks.started_at)
+    return ends if alive else max(0, ends - 1)
 
 
 def observed(
@@ -124,6 +133,7 @@ def observed(
         addresses=addresses if alive else (),
         memory_limit=described.memory if alive else None,
         cpu_limit_millis=(described.cpu_millis if cpu_millis is None else cpu_millis) if alive else None,
+        restarts=restarts(owner.directory, alive=alive),
     )
 
 
