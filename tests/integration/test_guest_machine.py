@@ -35,7 +35,7 @@ from vmctl.paths import default_paths
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.xdist_group("guest")]  # libvirt: where it is, QEMU is
 
-Boot = Callable[[], GuestMachine]
+Boot = Callable[..., GuestMachine]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def new_machine() -> Iterator[Boot]:
         folder = Path(name)
         root = make_root(folder)
 
-        def make() -> GuestMachine:
+        def make(*, upper: Path | None = None, cmdline: str = "") -> GuestMachine:
             own = folder / str(len(machines))
             own.mkdir()
-            machines.append(GuestMachine(own, root, kernel))
+            machines.append(GuestMachine(own, root, kernel, upper=upper, cmdline=cmdline))
             return machines[-1]
 
         yield make
@@ -80,6 +80,20 @@ def test_main_process_from_start_to_power_off(new_machine: Boot) -> None:
     assert end is not None
     assert (end.code, end.signal) == (42, None)
     assert (logged(guest, Stream.STDOUT), logged(guest, Stream.STDERR)) == (b"out\ngiven", b"err\n")
+
+
+def test_disk_of_its_own_keeps_what_is_written_and_devices_may_wait_for_boot(new_machine: Boot, tmp_path: Path) -> None:
+    upper = tmp_path / "upper"
+    with upper.open("wb") as stream:
+        stream.truncate(256 << 20)
+    subprocess.run(["/sbin/mkfs.ext4", "-q", upper], check=True)
+    script = sh("cat /etc/kept 2>/dev/null; echo here > /etc/kept; df -m / | awk 'END { exit $2 < 200 }'")
+    # "vmctl.defer" is how a machine to be saved and restored with other disks starts.
+    for expected, cmdline in [(b"", ""), (b"here\n", "vmctl.defer")]:
+        guest = new_machine(upper=upper, cmdline=cmdline)
+        outcome = pump(guest.boot(script, upper=machine.UPPER_DEVICE))
+        assert (outcome.code, outcome.stdout) == (0, expected)
+        guest.wait_gone()
 
 
 def test_last_output_is_not_lost_to_a_slow_client(new_machine: Boot) -> None:

@@ -67,9 +67,13 @@ class Outcome:
 class GuestMachine:
     """QEMU with the ports of an image machine in ``folder``."""
 
-    def __init__(self, folder: Path, root: Path, kernel: Kernel, *, memory: int = 128) -> None:
+    def __init__(self, folder: Path, root: Path, kernel: Kernel, *, upper: Path | None, cmdline: str) -> None:
         self.folder = folder
-        self._qemu = subprocess.Popen(_arguments(folder, root, kernel, memory))
+        arguments = _arguments(folder, root, kernel, cmdline)
+        if upper is not None:
+            arguments += ["-drive", f"if=none,id=upper,file={upper},format=raw"]
+            arguments += ["-device", "virtio-blk-pci,drive=upper"]
+        self._qemu = subprocess.Popen(arguments)
 
     def boot(self, process: Process, **options: object) -> Session:
         """Start the main process; the session is attached to it."""
@@ -134,10 +138,10 @@ def end_client(client: subprocess.Popen[bytes]) -> None:
     client.wait()
 
 
-def _arguments(folder: Path, root: Path, kernel: Kernel, memory: int) -> list[str]:
-    arguments = ["qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "Nehalem", "-m", str(memory), "-nodefaults"]
+def _arguments(folder: Path, root: Path, kernel: Kernel, cmdline: str) -> list[str]:
+    arguments = ["qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "Nehalem", "-m", "128", "-nodefaults"]
     arguments += ["-no-user-config", "-display", "none", "-no-reboot", "-kernel", str(kernel.path)]
-    arguments += ["-initrd", str(kernel.initramfs), "-append", " ".join(machine.KERNEL_CMDLINE)]
+    arguments += ["-initrd", str(kernel.initramfs), "-append", " ".join((*machine.KERNEL_CMDLINE, cmdline))]
     arguments += ["-chardev", f"file,id=console,path={folder}/console.log", "-serial", "chardev:console"]
     arguments += ["-drive", f"if=none,id=root,file={root},format=raw,readonly=on"]
     arguments += ["-device", "virtio-blk-pci,drive=root", "-device", "virtio-serial-pci,max_ports=16"]

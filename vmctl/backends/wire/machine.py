@@ -41,6 +41,7 @@ KERNEL_CMDLINE = (
 PORT_COUNT = 8
 LOG_PORT = "vmctl.log"
 ROOT_DEVICE = "/dev/vda"
+UPPER_DEVICE = "/dev/vdb"
 MIN_MEMORY = 128 << 20
 """Bytes; with less the cloud kernel and the overlay do not fit."""
 BUSYBOX = "/run/vmctl/busybox"
@@ -83,6 +84,7 @@ def boot_pairs(
     *,
     hostname: str,
     root_fs: str,
+    upper: str = "",
     read_only: bool = False,
     network: GuestNetwork | None = None,
     restart: RestartPolicy = RestartPolicy.NO,
@@ -91,7 +93,9 @@ def boot_pairs(
 ) -> list[tuple[str, str]]:
     """The content of BOOT: must be made at the moment it is sent, for it carries the time and fresh entropy.
 
-    ``read_only`` leaves out the overlay in memory that otherwise makes the root writable. ``size``: rows and columns.
+    ``upper`` is a disk formatted with ext4 (UPPER_DEVICE) that takes what is written to the root and keeps it from one
+    start to the next; empty: the machine's memory takes it (half of it at most) and loses it. ``read_only`` seals the
+    root. ``size``: rows and columns.
     """
     pairs = [
         ("clock", str(time.time_ns())),
@@ -99,6 +103,7 @@ def boot_pairs(
         ("hostname", hostname),
         ("root", ROOT_DEVICE),
         ("fstype", root_fs),
+        ("upper", upper),
         ("read_only", str(int(read_only))),
         ("restart", restart.value),
         ("restart_max", str(restart_max)),

@@ -113,8 +113,8 @@ static bool wait_for(const char *path)
     return true;
 }
 
-/* The image below, memory above. The layer of memory is there for read-only roots too, because mount points and
- * files such as resolv.conf are made in it before it is sealed. */
+/* The image below; above it a disk of the machine's own, or memory. This layer is there for read-only roots too,
+ * because mount points and files such as resolv.conf are made in it before it is sealed. */
 static const char *mount_root(const struct spec *spec)
 {
     if (!spec->root || !spec->fstype)
@@ -126,8 +126,11 @@ static const char *mount_root(const struct spec *spec)
     mkdir("/new", 0755);
     if (mount(spec->root, "/lower", spec->fstype, MS_RDONLY, NULL))
         return failed("mounting the image");
-    if (mount("tmpfs", "/upper", "tmpfs", 0, "mode=0755"))
-        return failed("mounting memory");
+    bool disk = spec->upper && *spec->upper;
+    if (disk && !wait_for(spec->upper))
+        return failed(spec->upper);
+    if (mount(disk ? spec->upper : "tmpfs", "/upper", disk ? "ext4" : "tmpfs", MS_NOATIME, disk ? NULL : "mode=0755"))
+        return failed("mounting the writable layer");
     mkdir("/upper/data", 0755);
     mkdir("/upper/work", 0755);
     if (mount("overlay", "/new", "overlay", 0, "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work"))

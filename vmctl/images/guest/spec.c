@@ -26,7 +26,7 @@ static void take_pair(struct spec *spec, const char *key, char *value)
         {"hostname", offsetof(struct spec, hostname)}, {"root", offsetof(struct spec, root)},
         {"fstype", offsetof(struct spec, fstype)},     {"entropy", offsetof(struct spec, entropy)},
         {"restart", offsetof(struct spec, restart)},   {"mac", offsetof(struct spec, mac)},
-        {"gateway", offsetof(struct spec, gateway)},
+        {"gateway", offsetof(struct spec, gateway)},   {"upper", offsetof(struct spec, upper)},
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (!strcmp(key, texts[i].key))

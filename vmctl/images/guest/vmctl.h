@@ -47,7 +47,7 @@ struct spec {
     bool tty, keep_stdin;
     unsigned rows, columns;
     /* BOOT only */
-    char *hostname, *root, *fstype, *entropy, *restart;
+    char *hostname, *root, *fstype, *upper, *entropy, *restart;
     char *mac, *address, *gateway, **dns;
     bool has_network, read_only;
     unsigned restart_max, network_wait; /* milliseconds to wait for DHCP */
