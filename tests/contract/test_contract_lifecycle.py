@@ -8,9 +8,9 @@ import threading
 import msgspec
 import pytest
 
-from tests.contract.harness import IDLE, LEDGER, STUBBORN, Harness, ref_of, until
+from tests.contract.harness import IDLE, STUBBORN, Harness, ref_of, until
 from vmctl.backends.base import Ref
-from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, TimedOut, VmctlError, WrongState
+from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, VmctlError, WrongState
 from vmctl.model.event import Event, EventType
 from vmctl.model.observed import Observed
 from vmctl.model.state import RestartPolicy, State
@@ -161,14 +161,3 @@ def test_events_of_a_life(h: Harness) -> None:
     assert not follower.is_alive()
     kinds = [event.type for event in told if event.instance_id == ref.id]
     assert kinds.index(EventType.START) < kinds.index(EventType.STOP)
-
-
-def test_wait_times_out(h: Harness) -> None:
-    ref = h.start(*IDLE)
-    with pytest.raises(TimedOut):
-        h.backend.wait(ref, 0.2)
-    bulk = seen(h, ref)
-    assert bulk is not None
-    assert (bulk.ledger, bulk.kind, bulk.state) == (LEDGER, h.kind, State.RUNNING)
-    assert bulk.name.startswith("contract-")
-    assert ref.id not in str(h.backend.foreign())

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.contract.harness import IDLE, PATH, Harness, pump, until
+from tests.contract.harness import IDLE, LEDGER, PATH, Harness, pump, until
 from vmctl.backends.base import Ref, Stdio
-from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, WrongState
+from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, TimedOut, WrongState
 from vmctl.model.event import Stream
 from vmctl.model.process import Process
 from vmctl.model.state import State
@@ -147,9 +147,17 @@ def test_attach_and_let_go(h: Harness, idle: Ref) -> None:
     assert h.backend.inspect(idle).state is State.RUNNING
 
 
+def test_wait_times_out(h: Harness, idle: Ref) -> None:
+    with pytest.raises(TimedOut):
+        h.backend.wait(idle, 0.2)
+
+
 def test_it_is_ours(h: Harness, idle: Ref) -> None:
-    assert [one.state for one in h.backend.instances() if one.id == idle.id] == [State.RUNNING]
-    assert not [one for one in h.backend.foreign() if idle.id in one.native_name]
+    """The listing tells what a lost ledger needs, and nobody else's list has it."""
+    (one,) = [one for one in h.backend.instances() if one.id == idle.id]
+    assert (one.ledger, one.kind, one.state) == (LEDGER, h.kind, State.RUNNING)
+    assert one.name.startswith("contract-")
+    assert not [other for other in h.backend.foreign() if idle.id in other.native_name]
 
 
 def test_wrong_state_when_it_does_not_run(h: Harness) -> None:
