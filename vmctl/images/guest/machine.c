@@ -265,6 +265,7 @@ static void finish_main(void)
     main_process = NULL;
     kill_at = 0;
     if (wants_restart(process)) {
+        log_exit(process); /* every end is on record: who reads the log counts restarts */
         if (process->reaped_at - process->started_at >= STABLE)
             restart_delay = RESTART_FIRST;
         restart_at = now_ms() + restart_delay;
