@@ -58,7 +58,8 @@ def test_one_that_can_never_fit(vmctl_with_image: Vmctl, kind: str) -> None:
 
 
 def test_errors_for_machines(vmctl_with_image: Vmctl) -> None:
-    refused = vmctl_with_image(*sleeper("app", "huge", "1T")[:-4], "--format", "json", "busybox", "--", "true").expect(5)
+    flags = ("--kind", "app", "-m", "1T", "--format", "json")
+    refused = vmctl_with_image("run", "-d", *flags, "busybox", "--", "true").expect(5)
     document = json.loads(refused.err.splitlines()[-1])
     assert document["error"]["code"] == "never-fits"
 

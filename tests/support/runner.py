@@ -49,6 +49,8 @@ class Vmctl:
         self.state_dir = state_dir
         for folder in ("tmp", "home", "cwd"):
             (state_dir / folder).mkdir(exist_ok=True)
+        # Tests run side by side, and see each other's instances as foreign: CPUs must not be what they fight for.
+        (state_dir / "host.json").write_text('{"cpus": 64}')
 
     def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
         """The caller's, without what would steer vmctl, and with this ledger."""
@@ -57,6 +59,7 @@ class Vmctl:
             "VMCTL_STATE_DIR": str(self.state_dir),
             "HOME": str(self.state_dir / "home"),
             "TMPDIR": str(self.state_dir / "tmp"),
+            "VMCTL_HOST_FACTS": str(self.state_dir / "host.json"),
             "LC_ALL": "C.UTF-8",
         }
         return kept | ours | (extra or {})
