@@ -123,16 +123,16 @@ class Answering:
 def test_backends_are_shown_with_their_reasons(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     tcg = "tcg: no /dev/kvm"
     answers = {
-        "libvirt": Probe(health=Health.HEALTHY, version="9.0.0", facts={checks_backends.ACCELERATOR: tcg}),
+        "libvirt": Probe(health=Health.HEALTHY, version="9.0.0", facts={"accelerator": tcg, "kvm-device": "closed"}),
         "docker": Probe(health=Health.UNHEALTHY, reason="dockerd does not answer", hint="systemctl start docker"),
         "sandbox": Probe(health=Health.UNDETECTED, reason="no bwrap", hint="apt-get install bubblewrap"),
     }
     monkeypatch.setattr(checks_backends, "backend_names", lambda: list(answers))
     monkeypatch.setattr(app, "backend", lambda name: Answering(answers[name]))
     checks = {check.part: check for check in checks_backends.backend_checks(app)}
-    assert list(checks) == ["libvirt", "accelerator", "docker", "sandbox"]
-    assert [broken(check) for check in checks.values()] == [False, True, True, True]
-    assert [check.needed for check in checks.values()] == [True, False, True, True]
+    assert list(checks) == ["libvirt", "accelerator", "kvm device", "docker", "sandbox"]
+    assert [broken(check) for check in checks.values()] == [False, True, True, True, True]
+    assert [check.needed for check in checks.values()] == [True, False, False, True, True]
     assert checks["docker"].detail == "unhealthy: dockerd does not answer"
     assert checks["docker"].remedy == "systemctl start docker"
 

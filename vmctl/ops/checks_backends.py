@@ -13,6 +13,8 @@ from vmctl.ops.parallel import side_by_side
 
 ACCELERATOR = "accelerator"
 """The fact in which a backend of machines says what runs them, and why: ``kvm``, or ``tcg: <reason>``."""
+KVM_DEVICE = "kvm-device"
+"""The fact that says what is wrong with /dev/kvm's owner or mode; absent when nothing is."""
 
 _KVM_REMEDY = "enable virtualization in the firmware or the outer hypervisor, then: modprobe kvm_intel (or kvm_amd)"
 
@@ -27,6 +29,9 @@ def backend_checks(app: App) -> Iterator[Check]:
         yield _health(name, answer, needed=name in needed)
         if accelerator := answer.facts.get(ACCELERATOR):
             yield _accelerator(accelerator)
+        if trouble := answer.facts.get(KVM_DEVICE):
+            remedy = "sudo sh -c 'chgrp kvm /dev/kvm && chmod 660 /dev/kvm'"
+            yield Check(part="kvm device", ok=False, detail=trouble, remedy=remedy, needed=False)
 
 
 def _health(name: str, probe: Probe, *, needed: bool) -> Check:
@@ -38,6 +43,4 @@ def _health(name: str, probe: Probe, *, needed: bool) -> Check:
 def _accelerator(fact: str) -> Check:
     """Emulation works everywhere, slowly: not a failure."""
     proven = fact.startswith("kvm")
-    return Check(
-        part=ACCELERATOR, ok=proven, detail=fact, remedy="" if proven else _KVM_REMEDY, needed=False
-    )
+    return Check(part=ACCELERATOR, ok=proven, detail=fact, remedy="" if proven else _KVM_REMEDY, needed=False)
