@@ -51,7 +51,8 @@ def write_layer(recipe: BuildRecipe, sink: BlobWriter, folder: Path, limit: int,
         raise UsageError(f"'{suite}' is not the name of a suite", hint="such as bookworm or noble")
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time() // _DAY * _DAY)
     folder.chmod(0o711)  # apt downloads as a user of its own
-    command = [find_tool("mmdebstrap"), *_OPTIONS]
+    # Whatever ends vmctl ends the build.
+    command = [find_tool("setpriv"), "--pdeathsig", "TERM", find_tool("mmdebstrap"), *_OPTIONS]
     if recipe.include:
         command.append("--include=" + ",".join(sorted(recipe.include)))
     command += [suite, "-", "-"]
@@ -59,7 +60,9 @@ def write_layer(recipe: BuildRecipe, sink: BlobWriter, folder: Path, limit: int,
     with tempfile.TemporaryFile(dir=folder) as sources, tempfile.TemporaryFile(dir=folder) as log:
         sources.write("".join(f"{line}\n" for line in _sources(suite)).encode())
         sources.seek(0)
-        with subprocess.Popen(command, stdin=sources, stdout=subprocess.PIPE, stderr=log, env=env) as process:
+        with subprocess.Popen(
+            command, stdin=sources, stdout=subprocess.PIPE, stderr=log, env=env, process_group=0
+        ) as process:  # a group of its own, for mmdebstrap ends with all its group
             try:
                 _copy(process, sink, limit, progress)
             except UsageError:

@@ -18,6 +18,7 @@ _PACKAGES = {
     "busybox": "busybox-static",
     "zstd": "zstd",
     "apt-get": "apt",
+    "setpriv": "util-linux",
 }
 
 
