@@ -120,7 +120,7 @@ class LibvirtBackend:
         with UndoStack() as undo:
             undo.push("folder", lambda: _remove_folder(body.directory))
             folder.make(body.directory)
-            self._make_disk(body)
+            _make_disk(body)
             if self._client.system:
                 self._check_reachable(body)
             folder.save_order(body.directory, folder.order_of(body))
@@ -128,11 +128,6 @@ class LibvirtBackend:
             with translated("libvirt does not accept the machine"):
                 connection.defineXMLFlags(xml, 0)
             undo.disarm()
-
-    def _make_disk(self, body: Body) -> None:
-        overlay = folder.overlay_disk(body.directory)
-        if body.image is None and body.spec.machine.disk is not None and not overlay.exists():
-            disk.make_overlay(disk.examine(body.spec.machine.disk), overlay, body.spec.disk)
 
     def _check_reachable(self, body: Body) -> None:
         """QEMU's user has to read these; libvirt's own message would not say which folder bars it."""
@@ -258,6 +253,14 @@ def _version(number: int) -> str:
 def _daemon_path() -> str:
     """Daemons are in sbin, which is not on everybody's PATH."""
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+
+
+def _make_disk(body: Body) -> None:
+    """The disk of the machine's own: over an image, over a base disk, or none."""
+    if folder.has_upper(body):
+        disk.make_upper(folder.upper_disk(body.directory), body.spec.disk)
+    elif body.image is None and body.spec.machine.disk is not None:
+        disk.make_overlay(disk.examine(body.spec.machine.disk), folder.overlay_disk(body.directory), body.spec.disk)
 
 
 def _remove_folder(directory: Path) -> None:

@@ -34,6 +34,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     process: Process | None
     root_fs: str = ""
+    upper: bool = False
     read_only: bool = False
     network: str = "default"
     restart: RestartPolicy = RestartPolicy.NO
@@ -72,9 +73,19 @@ def overlay_disk(directory: Path) -> Path:
     return directory / "disk.qcow2"
 
 
+def upper_disk(directory: Path) -> Path:
+    """What an image machine writes to its root, over the read-only image; kept from one start to the next."""
+    return directory / "upper.raw"
+
+
 def is_image_machine(body: Body) -> bool:
     """Whether our init runs in it (it boots an image), as opposed to a system that boots by itself."""
     return body.process is not None and body.image is not None
+
+
+def has_upper(body: Body) -> bool:
+    """Whether it has a disk for what it writes; a sealed root needs none."""
+    return is_image_machine(body) and not body.spec.read_only
 
 
 def order_of(body: Body) -> Order:
@@ -86,6 +97,7 @@ def order_of(body: Body) -> Order:
         hostname=spec.hostname or body.name or body.id,
         process=body.process if is_image_machine(body) else None,
         root_fs=body.image.root_fs if body.image else "",
+        upper=has_upper(body),
         read_only=spec.read_only,
         network=spec.network,
         restart=spec.restart,

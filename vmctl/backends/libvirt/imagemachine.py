@@ -38,6 +38,7 @@ def boot(
                 order.process,
                 hostname=order.hostname,
                 root_fs=order.root_fs,
+                upper=machine.UPPER_DEVICE if order.upper else "",
                 read_only=order.read_only,
                 network=network,
                 restart=order.restart,

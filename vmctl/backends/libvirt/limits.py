@@ -17,6 +17,7 @@ from vmctl.units import format_size
 
 MIB = 1 << 20
 MIN_MEMORY = 32 * MIB
+MIN_DISK = 16 * MIB
 MAX_VCPUS = 255
 _FIRMWARE = ("bios", "uefi")
 
@@ -84,6 +85,9 @@ def _check_sizes(spec: InstanceSpec, *, system: bool) -> None:
     if spec.memory < least:
         hint = f"at least --memory {format_size(least)}"
         raise UsageError(f"{format_size(spec.memory)} of memory is too little for a machine", hint=hint)
+    if spec.image is not None and spec.disk < MIN_DISK:
+        hint = f"at least --disk {format_size(MIN_DISK)}"
+        raise UsageError(f"{format_size(spec.disk)} of disk is too little for a machine", hint=hint)
     if spec.cpu_millis > MAX_VCPUS * 1000:
         raise UsageError(f"a machine has at most {MAX_VCPUS} CPUs", hint="ask for fewer")
     if not system and spec.cpu_millis % 1000:

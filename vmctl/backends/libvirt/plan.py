@@ -175,6 +175,12 @@ def _disks(devices: ET.Element, body: Body, base: BaseDisk | None) -> None:
         _add(disk, "backingStore")
         _add(disk, "target", dev="vda", bus="virtio")
         _add(disk, "readonly")
+        if folder.has_upper(body):
+            disk = _add(devices, "disk", type="file", device="disk")
+            _add(disk, "driver", name="qemu", type="raw", discard="unmap", error_policy="enospace")
+            _add(disk, "source", file=str(folder.upper_disk(body.directory)))
+            _add(disk, "backingStore")
+            _add(disk, "target", dev="vdb", bus="virtio")
     elif base is not None:
         disk = _add(devices, "disk", type="file", device="disk")
         _add(disk, "driver", name="qemu", type="qcow2", discard="unmap", error_policy="enospace")
