@@ -123,6 +123,10 @@ def test_kernel_files_of_the_host_are_masked_and_read_only(sandboxes: Sandboxes,
     assert Path("/proc/sys/kernel/random/boot_id").read_text() not in outcome.out.decode()
 
 
+def test_no_further_user_namespace(sandboxes: Sandboxes, tree: PreparedImage) -> None:
+    assert sandboxes.run("cat", "/proc/sys/user/max_user_namespaces", image=tree)[0].out == b"0\n"
+
+
 def test_network_is_loopback_only_unless_it_is_the_hosts(sandboxes: Sandboxes) -> None:
     assert sandboxes.run("cat", "/proc/net/dev")[0].out.count(b":") == 1
     shared = sandboxes.run("cat", "/proc/net/dev", network="host")[0].out

@@ -160,10 +160,10 @@ def wait_for_end(directory: Path, timeout: float | None) -> bool:
         os.close(pidfd)
 
 
-def kill_supervisor(directory: Path) -> None:
-    """End a supervisor that does not answer; the kernel ends everything below it."""
+def kill_supervisor(directory: Path, *, patience: float = 0.0) -> None:
+    """End a supervisor that has not ended in ``patience`` seconds; the kernel ends everything below it."""
     pid = supervisor_pid(directory)
-    if pid is None:
+    if pid is None or wait_for_end(directory, patience):
         return
     try:
         os.kill(pid, 9)

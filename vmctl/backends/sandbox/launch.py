@@ -183,7 +183,8 @@ def take_terminal_or_session(streams: Streams, *, tty: bool) -> None:
 def limit_without_group(order: Order) -> None:
     """The weaker limits of callers without a group: memory for each process, and the number of processes."""
     if not order["group"]:
-        resource.setrlimit(resource.RLIMIT_AS, (order["memory"], order["memory"]))
+        # Not RLIMIT_AS: many runtimes reserve far more addresses than they ever use.
+        resource.setrlimit(resource.RLIMIT_DATA, (order["memory"], order["memory"]))
         resource.setrlimit(resource.RLIMIT_NPROC, (order["pids"] + cgroup.OWN_PIDS,) * 2)
 
 

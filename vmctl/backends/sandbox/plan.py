@@ -157,5 +157,4 @@ def native_plan(body: Body) -> NativePlan:
 def _shown_identity(process: Process | None) -> Identity:
     """Names are looked up in the image at each start; a plan shows them as root."""
     uid, _, gid = (process.user if process else "").partition(":")
-    home = "/root"
-    return Identity(int(uid) if uid.isdecimal() else 0, int(gid) if gid.isdecimal() else 0, (), home)
+    return Identity(int(uid) if uid.isdecimal() else 0, int(gid) if gid.isdecimal() else 0, (), "/root")

@@ -11,6 +11,7 @@ from vmctl.backends.sandbox import cgroup
 from vmctl.model.observed import Health, Probe
 
 PROGRAM = "bwrap"
+_OLDEST = (0, 8)
 _TIMEOUT = 10.0
 _INSTALL = "apt-get install bubblewrap"
 _APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
@@ -36,6 +37,9 @@ def probe_host() -> Probe:
         return Probe(health=Health.UNHEALTHY, reason=f"bubblewrap does not run: {error}", hint=_INSTALL)
     number = version.stdout.strip().removeprefix("bubblewrap ")
     facts = _facts()
+    if _as_numbers(number) < _OLDEST:
+        reason = f"bubblewrap {number} is too old: it lacks --disable-userns, --size or --add-seccomp-fd"
+        return Probe(health=Health.UNHEALTHY, version=number, reason=reason, hint="install 0.8 or later", facts=facts)
     if trial.returncode:
         reason = f"bubblewrap cannot make a sandbox: {trial.stderr.strip() or trial.returncode}"
         return Probe(health=Health.UNHEALTHY, version=number, reason=reason, hint=_remedy(), facts=facts)
@@ -51,6 +55,10 @@ def _facts() -> dict[str, str]:
         "limits": where if group else f"{where}, {weaker}",
         "seccomp": "Docker's default profile and vmctl's deny list",
     }
+
+
+def _as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def _remedy() -> str:
