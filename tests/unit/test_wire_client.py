@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import signal
 import socket
 import struct
@@ -348,6 +349,38 @@ def test_a_peer_may_not_claim_another_answer(monkeypatch: pytest.MonkeyPatch) ->
     session, _ = session_with(script)
     with pytest.raises((TimedOut, AttachFailed)):
         session.ping()
+
+
+def test_a_flood_does_not_pile_up_while_an_answer_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_TIMEOUT", 0.5)
+    flood = (encode(FrameType.STDOUT) + encode(FrameType.EXIT, b"code\x000\0") + encode(FrameType.PONG, b"no")) * 1000
+
+    def script(peer: Peer) -> None:
+        with suppress(OSError):
+            while True:
+                peer.sock.sendall(flood)
+
+    session, _ = session_with(script)
+    kept = []
+    original = session.receive
+    monkeypatch.setattr(session, "receive", lambda: kept.append(len(session._kept)) or original())
+    with pytest.raises(TimedOut):
+        session.ping()
+    session.close()
+    assert max(kept) <= 1
+
+
+def test_a_peer_that_reads_nothing_is_not_read_for_ever() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        session = Session(ours)
+        assert session.poll_events == select.POLLIN
+        session.queue(FrameType.PING, bytes(MAX_PAYLOAD))
+        assert session.poll_events == select.POLLIN | select.POLLOUT
+        for _ in range(2):
+            session.queue(FrameType.PING, bytes(MAX_PAYLOAD))
+        assert session.poll_events == select.POLLOUT
+        session.close()
 
 
 class LocalTar:

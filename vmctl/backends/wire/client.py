@@ -49,9 +49,10 @@ _CHUNK = 64 << 10
 _MESSAGE_LIMIT = 300
 _SUN_PATH = 100
 
+_UNSENT_LIMIT = 2 * MAX_PAYLOAD
+"""A peer that does not take what it is sent is not read any more, or its output could make acknowledgements pile up."""
+
 _OUTPUT = (FrameType.STDOUT, FrameType.STDERR)
-_KEPT = (*_OUTPUT, FrameType.EXIT, FrameType.ERROR)
-"""What may arrive while an answer is awaited and belongs to whoever pumps later."""
 
 
 class SessionCut(Exception):
@@ -88,6 +89,12 @@ class Session:
     def unsent(self) -> int:
         """Bytes queued that the socket has not taken."""
         return len(self._outgoing)
+
+    @property
+    def poll_events(self) -> int:
+        """What to poll this session for."""
+        unsent = len(self._outgoing)
+        return (select.POLLIN if unsent < _UNSENT_LIMIT else 0) | (select.POLLOUT if unsent else 0)
 
     def queue(self, kind: FrameType, payload: bytes = b"") -> None:
         """Queue a frame and send what the socket takes now. A frame once begun is always finished."""
@@ -152,7 +159,7 @@ class Session:
     def _wait(self, deadline: float) -> None:
         """Until something can be read, sending what is queued meanwhile. Raises TimedOut."""
         poller = select.poll()
-        poller.register(self._sock, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+        poller.register(self._sock, self.poll_events)
         remaining = deadline - time.monotonic()
         if remaining <= 0 or not poller.poll(remaining * 1000):
             raise TimedOut("the instance's init does not answer", hint="see 'vmctl logs' and the serial console")
@@ -191,20 +198,22 @@ class Session:
         self.ready = Ready(ready.get("version", ""), ready.get("state", ""), int(pid) if pid.isdecimal() else 0)
 
     def expect(self, kind: FrameType, deadline: float) -> Frame:
-        """The next frame of this type; output, EXIT and ERROR met on the way are kept for ``receive``.
+        """The next frame of this type; output and EXIT met on the way are kept for ``receive``.
 
         An ERROR that arrives first is raised (see :func:`error_of`). Raises SessionCut, TimedOut, FrameError.
         """
         kept: deque[Frame] = deque()
         answer: Frame | None = None
+        ended = False
         while answer is None:
             for frame in self.receive():
                 if answer is None and frame.type == kind:
                     answer = frame
                 elif answer is None and frame.type == FrameType.ERROR:
                     raise error_of(frame.payload)
-                elif frame.type in _KEPT:
-                    kept.append(frame)
+                elif not ended and (frame.type == FrameType.EXIT or (frame.type in _OUTPUT and frame.payload)):
+                    kept.append(frame)  # output is bounded by its credit
+                    ended = frame.type == FrameType.EXIT
             if answer is None:
                 self._wait(deadline)
         self._kept = kept

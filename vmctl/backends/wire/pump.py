@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import struct
-from collections import deque
 
 from vmctl.backends.base import Stdio
 from vmctl.backends.wire.client import Session, SessionCut, error_of, exit_of
@@ -43,29 +42,26 @@ class _Output:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._queue: deque[bytes] = deque()
+        self._queue = bytearray()
         self._broken = False
 
     def __bool__(self) -> bool:
         return bool(self._queue)
 
     def put(self, data: bytes) -> None:
-        self._queue.append(data)
+        self._queue += data
 
     def write(self) -> int:
         """Write a piece that does not block; how many bytes are disposed of."""
-        data = self._queue.popleft()
-        if self._broken:
-            return len(data)
         try:
-            count = os.write(self.fd, data[:_PIPE_ROOM])
+            count = 0 if self._broken else os.write(self.fd, memoryview(self._queue)[:_PIPE_ROOM])
         except BlockingIOError:
-            count = 0
+            return 0
         except OSError:
             self._broken = True
-            return len(data)
-        if count < len(data):
-            self._queue.appendleft(data[count:])
+        if self._broken:
+            count = len(self._queue)
+        del self._queue[:count]
         return count
 
 
@@ -106,7 +102,7 @@ class _Pump:
     def _poll(self) -> list[tuple[int, int]]:
         wanted: dict[int, int] = {}
         if not self._over:
-            wanted[self._session.fileno()] = select.POLLIN | (select.POLLOUT if self._session.unsent else 0)
+            wanted[self._session.fileno()] = self._session.poll_events
             if self._stdin is not None and self._credit and self._session.unsent < _UNSENT_LIMIT:
                 wanted[self._stdin] = select.POLLIN
         if self._stdio.signals is not None:

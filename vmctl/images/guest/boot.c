@@ -41,6 +41,7 @@ static void load_module(const char *name)
         say("module %s: %s", name, strerror(errno));
     if (fd >= 0)
         close(fd);
+    unlink(path); /* the initramfs is memory */
 }
 
 /* The initramfs numbers them in load order. With "vmctl.defer" on the kernel's command line devices other than the
