@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from vmctl.backends.docker.adapter import open_backend
 from vmctl.backends.docker.transport import Connection, ConnectionLost
+from vmctl.errors import BackendUnavailable
+from vmctl.model.observed import Health
 
 Serve = Callable[[bytes], Connection]
 
@@ -62,8 +65,9 @@ def test_output_that_comes_with_the_header_is_not_lost(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", b"X" * 100_000],
-)
+    [b"", b"HTTP/1.1 200", b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", b"X" * 100_000],
+)  # fmt: skip
 def test_an_answer_cut_short_is_a_lost_connection(serve: Serve, answer: bytes) -> None:
     connection = serve(answer)
     with pytest.raises((ConnectionLost, ConnectionResetError)):
@@ -79,3 +83,27 @@ def test_a_silent_daemon_times_out(tmp_path: Path) -> None:
             connection.send("GET", "/")
             with pytest.raises(TimeoutError):
                 connection.receive()
+
+
+@pytest.mark.parametrize("answer", ["not JSON", '{"an": "object"}', '[{"Id": 5}]'])
+def test_nonsense_from_the_daemon_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """What listens on the socket may be anything; no exception of a parser leaves the backend."""
+    path = str(tmp_path / "s")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    head = f"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: {len(answer)}\r\n\r\n"
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(5):  # a ping and the listing; a ping, the version, and perhaps more
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(head.encode() + answer.encode())
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        server = threading.Thread(target=serve, args=(listener,), daemon=True)
+        server.start()
+        with pytest.raises(BackendUnavailable):
+            open_backend(tmp_path).instances()
+        assert open_backend(tmp_path).probe().health is Health.UNHEALTHY

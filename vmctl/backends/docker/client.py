@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 _ANSWER_TIMEOUT = 120.0
 _PIPELINE = 32
+_OLDEST_API = "1.41"  # of Docker 20.10, the oldest that is supported
 
 T = TypeVar("T")
 
@@ -57,41 +58,40 @@ class Client:
 
     def call(self, result: type[T], method: str, path: str, body: object = None) -> T:
         """One JSON question and its answer. Raises what :func:`errors.failure` and ``unavailable`` say."""
-        return msgspec.json.decode(self.send(method, path, body), type=result)
+        return _decoded(self.send(method, path, body), result)
 
     def send(self, method: str, path: str, body: object = None, *, timeout: float = _ANSWER_TIMEOUT) -> bytes:
         """The same with the answer unread, for calls that have none or whose answer does not matter."""
         data = b"" if body is None else msgspec.json.encode(body)
-        with self.reached(), self._connect(timeout) as connection:
-            connection.send(method, self._target(path), data)
-            reply = connection.receive()
-            return _checked(reply)
+        with self.reached():
+            target = self._target(path)
+            with self._connect(timeout) as connection:
+                connection.send(method, target, data)
+                return _checked(connection.receive())
 
     def get_many(self, result: type[T], paths: list[str]) -> list[T | None]:
         """GET all of ``paths`` over one connection, pipelined; None for each that is not found."""
         found: list[T | None] = []
         if not paths:
             return found
-        with self.reached(), self._connect(_ANSWER_TIMEOUT) as connection:
-            for start in range(0, len(paths), _PIPELINE):
-                batch = [self._target(path) for path in paths[start : start + _PIPELINE]]
-                connection.send_all("GET", batch)
-                for _ in batch:
-                    reply = connection.receive()
-                    if reply.status == 404:
-                        reply.body()
-                        found.append(None)
-                    else:
-                        found.append(msgspec.json.decode(_checked(reply), type=result))
+        with self.reached():
+            targets = [self._target(path) for path in paths]
+            with self._connect(_ANSWER_TIMEOUT) as connection:
+                for start in range(0, len(targets), _PIPELINE):
+                    batch = targets[start : start + _PIPELINE]
+                    connection.send_all("GET", batch)
+                    replies = (connection.receive() for _ in batch)
+                    found += [_decoded_or_none(reply, result) for reply in replies]
         return found
 
     def stream(self, method: str, path: str, body: object = None, *, upgrade: bool = False) -> Reply:
         """A request whose answer is read as it comes; the caller closes ``reply.connection``."""
         data = b"" if body is None else msgspec.json.encode(body)
         with self.reached():
+            target = self._target(path)
             connection = self._connect(_ANSWER_TIMEOUT)
             try:
-                connection.send(method, self._target(path), data, upgrade=upgrade)
+                connection.send(method, target, data, upgrade=upgrade)
                 reply = connection.receive()
                 if reply.status >= 400:
                     _checked(reply)
@@ -100,6 +100,11 @@ class Client:
                 connection.close()
                 raise
         return reply
+
+    def rest(self, result: type[T], reply: Reply) -> T:
+        """The answer of a :meth:`stream` that turned out to be one JSON document."""
+        with self.reached():
+            return _decoded(reply.body(), result)
 
     def sdk(self) -> APIClient:
         """The SDK's low-level client. Use it inside :meth:`sdk_errors`."""
@@ -138,8 +143,23 @@ class Client:
                 connection.send("GET", "/_ping")
                 reply = connection.receive()
                 _checked(reply)
-                self._version = reply.headers["api-version"]
+                self._version = reply.headers.get("api-version", _OLDEST_API)
         return f"/v{self._version}{path}"
+
+
+def _decoded(answer: bytes, result: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer, type=result)
+    except msgspec.DecodeError as error:
+        hint = "vmctl needs Docker 20.10 or newer"
+        raise BackendUnavailable(f"Docker's answer cannot be understood: {error}", hint=hint) from error
+
+
+def _decoded_or_none(reply: Reply, result: type[T]) -> T | None:
+    if reply.status == 404:
+        reply.body()
+        return None
+    return _decoded(_checked(reply), result)
 
 
 def _checked(reply: Reply) -> bytes:

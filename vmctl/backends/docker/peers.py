@@ -6,8 +6,6 @@ import os
 import signal
 from contextlib import suppress
 
-import msgspec
-
 from vmctl.backends.base import Ref
 from vmctl.backends.docker import errors, plan, states
 from vmctl.backends.docker.client import Client, container_path, with_query
@@ -49,9 +47,7 @@ class MainProcess:
     def result(self) -> Exit | None:
         """The daemon's answer to the wait, with what only inspection tells."""
         if self._exit is None and self._waiting.connection.ready():
-            with self._client.reached():
-                waited = msgspec.json.decode(self._waiting.body(), type=Waited)
-            self._exit = self._ended(waited.status_code)
+            self._exit = self._ended(self._client.rest(Waited, self._waiting).status_code)
         return self._exit
 
     def close(self) -> None:

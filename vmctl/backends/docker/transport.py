@@ -9,11 +9,14 @@ is rare and bulky (archives, images, events).
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 from collections.abc import Iterator
 
 _READ = 64 << 10
+_STATUS = re.compile(r"HTTP/1\.[01] (\d{3})\b")
+_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})(;.*)?", re.DOTALL)
 _MAX_HEADER = 64 << 10
 
 
@@ -45,11 +48,11 @@ class Connection:
     def receive(self) -> Reply:
         """The next answer's header; its body is read from the Reply."""
         lines = self._read_until(b"\r\n\r\n").decode("latin-1").split("\r\n")
-        headers = {}
-        for line in lines[1:]:
-            name, _, value = line.partition(":")
-            headers[name.strip().lower()] = value.strip()
-        return Reply(self, int(lines[0].split(" ", 2)[1]), headers)
+        status = _STATUS.match(lines[0])
+        if not status:
+            raise ConnectionLost("whatever listens there does not speak HTTP")
+        pairs = (line.partition(":") for line in lines[1:])
+        return Reply(self, int(status[1]), {name.strip().lower(): value.strip() for name, _, value in pairs})
 
     def read(self, count: int) -> bytes:
         """Exactly ``count`` bytes."""
@@ -121,7 +124,7 @@ class Reply:
     def chunks(self) -> Iterator[bytes]:
         """The body in pieces, as it arrives."""
         if self.headers.get("transfer-encoding", "") == "chunked":
-            while size := int(self.connection.read_line().split(b";")[0], 16):
+            while size := self._chunk_size():
                 yield self.connection.read(size)
                 self.connection.read_line()
             self.connection.read_line()
@@ -134,6 +137,12 @@ class Reply:
         elif self.status not in (204, 304):
             while piece := self.connection.read_some():
                 yield piece
+
+    def _chunk_size(self) -> int:
+        found = _SIZE.fullmatch(self.connection.read_line())
+        if not found:
+            raise ConnectionLost("the answer's body is damaged")
+        return int(found[1], 16)
 
 
 def _request(method: str, target: str, body: bytes, upgrade: bool) -> bytes:
