@@ -90,7 +90,7 @@ def _kind(code: int | None, origin: int | None, message: str, system_error: int 
     if code in (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_INTERNAL_ERROR):
         if system_error in (errno.EACCES, errno.EPERM) or "Permission denied" in message:
             return PermissionDenied
-        if origin in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_XML_RPC):
+        if origin in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
             return BackendUnavailable
         return VmctlError
     for name, kind in _CLASSES.items():

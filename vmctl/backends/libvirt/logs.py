@@ -104,26 +104,26 @@ def _decode_console(_parser: RecordParser, chunks: Iterable[bytes], at: int) -> 
 
 
 def _last_lines(past: Iterable[LogRecord], count: int) -> Iterator[LogRecord]:
-    """The records that hold the last ``count`` lines, the first of them cut at the line's beginning."""
-    if count <= 0:
-        deque(past, maxlen=0)  # read, so that following begins at the end
-        return
+    """The records that hold the last ``count`` lines, the first of them cut at the line's beginning.
+
+    A piece without a newline at the very end counts as a line.
+    """
     kept: deque[LogRecord] = deque()
-    ends = 0
+    newlines = 0
     for record in past:
         kept.append(record)
-        ends += record.data.count(b"\n")
-        while kept and ends - kept[0].data.count(b"\n") > count:
-            ends -= kept.popleft().data.count(b"\n")
+        newlines += record.data.count(b"\n")
+        while kept and newlines - kept[0].data.count(b"\n") > count:
+            newlines -= kept.popleft().data.count(b"\n")
     if not kept:
         return
-    surplus = ends - count + (0 if kept[-1].data.endswith(b"\n") else 1)
-    first = kept.popleft()
-    for _ in range(max(0, surplus)):
-        _, newline, rest = first.data.partition(b"\n")
-        if not newline:
-            break
-        first = first._replace(data=rest)
-    if first.data:
-        yield first
+    surplus = newlines + (not kept[-1].data.endswith(b"\n")) - max(count, 0)
+    while surplus > 0 and kept:
+        first = kept.popleft()
+        inside = first.data.count(b"\n")
+        if inside >= surplus:
+            rest = first.data.split(b"\n", surplus)[-1]
+            if rest:
+                kept.appendleft(first._replace(data=rest))
+        surplus -= inside
     yield from kept
