@@ -211,7 +211,6 @@ def test_pipeline_of_quiet_ids_into_rm(vmctl_with_image: Vmctl) -> None:
     for number in range(3):
         vmctl("create", "--kind", "app", "--name", f"n{number}", "busybox", "--", "true").expect()
     command = f"{sys.executable} -m vmctl"
-    subprocess.run(
-        ["sh", "-c", f"{command} ps -a -q | xargs {command} rm -f"], env=vmctl.environment(), check=True, cwd=vmctl.state_dir
-    )
+    pipeline = ["sh", "-c", f"{command} ps -a -q | xargs {command} rm -f"]
+    subprocess.run(pipeline, env=vmctl.environment(), check=True, cwd=vmctl.state_dir)
     assert vmctl.json("ps", "-a") == []

@@ -27,9 +27,12 @@ def attend(
     session in any case: a workload that ignores it is killed after ``grace`` seconds, so that it can be removed.
     """
 
+    killed = threading.Event()
+
     def kill() -> None:
         try:
             backend.kill(ref)
+            killed.set()
         except VmctlError:
             return  # it has ended meanwhile
 
@@ -37,7 +40,10 @@ def attend(
         if not force or stdio.signals is None:
             return attachment.pump(stdio)
         with _SignalRelay(stdio.signals, kill, grace) as relayed:
-            return attachment.pump(dataclasses.replace(stdio, signals=relayed))
+            end = attachment.pump(dataclasses.replace(stdio, signals=relayed))
+        if end is None and killed.is_set():  # a machine that is switched off says nothing any more
+            return Exit(code=128 + signal.SIGKILL, signal=signal.SIGKILL)
+        return end
     finally:
         attachment.close()
 
