@@ -126,7 +126,10 @@ def start_steps(world: World, bodies: Bodies, instance_id: str) -> Iterator[str]
 
 
 def sweep(world: World, bodies: Bodies) -> None:
-    """Recovery as ops does it: forward where a durable body is complete, else back; then strays (rule P7)."""
+    """Recovery as ops does it: forward where a durable body is complete, else back; then strays (rule P7).
+
+    A body of this backend runs as long as it exists: one without a compute claim is a stray.
+    """
     with world.allocator.recoverable() as orphans:
         for orphan in orphans:
             claims = orphan.grant.claims
@@ -140,8 +143,8 @@ def sweep(world: World, bodies: Bodies) -> None:
                 world.allocator.abandon(orphan.grant, "owner died")
                 bodies.delete(orphan.grant.instance_id)
                 world.allocator.released(orphan.grant)
-    strays = bodies.all()
-    for record in world.ledger.instances():
-        strays.pop(record.id, None)
-    for instance_id in strays:
+    # Bodies first, claims after: what is claimed now cannot have been missing when the bodies were listed.
+    found = bodies.all()
+    counted = {view.instance_id for view in world.allocator.claim_views() if view.part == Part.COMPUTE}
+    for instance_id in found.keys() - counted:
         bodies.delete(instance_id)
