@@ -15,6 +15,7 @@ PARENT = "vmctl"
 OWN_PIDS = 2
 """bwrap and its process 1: they live in the group, and are not the workload's."""
 
+_WANTED = frozenset({"memory", "cpu", "pids"})  # version 2; the rest is in every group
 _ROOT = "/sys/fs/cgroup"
 _PERIOD = 100_000  # microseconds, the kernel's default
 _UNLIMITED = 1 << 60
@@ -63,7 +64,9 @@ def _unified_parent() -> str:
     with open("/proc/self/cgroup") as stream:
         own = next((line.strip()[3:] for line in stream if line.startswith("0::")), "/")
     parent = f"{_ROOT}{os.path.dirname(own)}".rstrip("/")
-    return parent if os.access(f"{parent}/cgroup.procs", os.W_OK) and os.access(parent, os.W_OK) else ""
+    delegated = all(os.access(path, os.W_OK) for path in (parent, f"{parent}/cgroup.procs"))
+    enabled = _read(f"{parent}/cgroup.subtree_control").split()
+    return parent if delegated and set(enabled) >= _WANTED else ""
 
 
 def make(group: Group, limits: Limits) -> Limits:
@@ -80,7 +83,7 @@ def make(group: Group, limits: Limits) -> Limits:
 
 
 def _enable_controllers(folder: str) -> None:
-    wanted = {"memory", "cpu", "pids"} & set(_read(f"{folder}/cgroup.controllers").split())
+    wanted = _WANTED & set(_read(f"{folder}/cgroup.controllers").split())
     if missing := wanted - set(_read(f"{folder}/cgroup.subtree_control").split()):
         _write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
 

@@ -22,7 +22,8 @@ def start_error(line: str, complaints: Path) -> VmctlError:
     word, _, rest = line.strip().partition(" ")
     code, _, message = rest.partition(" ")
     if word != "error":
-        return VmctlError(_SUPERVISOR_DIED, hint=f"see {complaints}")
+        last = complaints.read_text(errors="replace").strip().rpartition("\n")[2] if complaints.exists() else ""
+        return VmctlError(f"{_SUPERVISOR_DIED}{last and f' ({last})'}", hint=f"see {complaints}")
     match code:
         case "not-found":
             return ProgramNotFound(message, hint="is it in the image (or on this host), and is PATH right?")

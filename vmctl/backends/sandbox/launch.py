@@ -6,6 +6,7 @@ The child is process 1 of a pid namespace of its own. That makes it immune to wh
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -311,8 +312,10 @@ def _mount_layers(order: Order, tree: int, own: int) -> None:
         linux.mount("overlay", STAGE_ROOT, "overlay", 0, layers if base else f"{layers},userxattr")
     except OSError as error:
         raise LaunchError(f"cannot lay a writable layer over the image: {error.strerror}") from None
-    for folder in ("/proc", "/dev", "/tmp", order["workdir"]):  # noqa: S108 - inside
+    for folder in ("/proc", "/dev", "/tmp"):  # noqa: S108 - inside
         ensure_target(STAGE_ROOT, folder, folder=True, owner=base)
+    with contextlib.suppress(LaunchError):  # nothing is mounted on it: it may lie behind a link, if it exists
+        ensure_target(STAGE_ROOT, order["workdir"], folder=True, owner=base)
     for path in order["files"]:
         if not path.startswith("/proc/"):
             ensure_target(STAGE_ROOT, path, folder=False, owner=base)

@@ -38,13 +38,14 @@ class Supervisor:
         self._program = Program(self._order, directory, report)
         self._execs = Execs(self._order)
         self._sessions: list[Session] = []
+        self._starter = None if client is None else Session(client)
         self._ended: dict[int, int] = {}  # wait statuses of children that nobody has asked about
         self._wake = _catch_signals()
         self._listener = _listen(directory)
-        if client is None:
+        if self._starter is None:
             self._program.start()
         else:
-            self._sessions.append(Session(client))
+            self._sessions.append(self._starter)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ class Supervisor:
         self._execs.leave(session)
         if session in self._program.clients:
             self._program.clients.remove(session)
-        if self._program.phase == "waiting":  # whoever ordered the start left before it: nothing has happened
+        if self._program.phase == "waiting" and session is self._starter:  # it left before the start: nothing happened
             self._program.phase = "over"
 
     def _handle(self, session: Session, frame: Frame) -> None:
