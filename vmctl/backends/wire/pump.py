@@ -16,6 +16,7 @@ from vmctl.model.state import Exit
 _PIPE_ROOM = 4096
 """What a pipe that polls writable takes without blocking (PIPE_BUF): our streams are shared, so never O_NONBLOCK."""
 _UNSENT_LIMIT = 256 << 10
+_ACKNOWLEDGE_AT = WINDOW_SIZE // 4
 _NOT_FORWARDED = frozenset({signal.SIGCHLD, signal.SIGPIPE, signal.SIGWINCH})
 _ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -52,17 +53,25 @@ class _Output:
         self._queue += data
 
     def write(self) -> int:
-        """Write a piece that does not block; how many bytes are disposed of."""
+        """Write what does not block; how many bytes are disposed of. To be called when ``fd`` polls writable."""
+        poller = select.poll()
+        poller.register(self.fd, select.POLLOUT)
+        done = 0
         try:
-            count = 0 if self._broken else os.write(self.fd, memoryview(self._queue)[:_PIPE_ROOM])
+            while self._queue and not self._broken:
+                count = os.write(self.fd, memoryview(self._queue)[:_PIPE_ROOM])
+                del self._queue[:count]
+                done += count
+                if not poller.poll(0):
+                    break
         except BlockingIOError:
-            return 0
+            return done
         except OSError:
             self._broken = True
         if self._broken:
-            count = len(self._queue)
-        del self._queue[:count]
-        return count
+            done += len(self._queue)
+            self._queue.clear()
+        return done
 
 
 class _Pump:
@@ -75,6 +84,7 @@ class _Pump:
         self._credit = WINDOW_SIZE
         self._outputs = {FrameType.STDOUT: _Output(stdio.stdout), FrameType.STDERR: _Output(stdio.stderr)}
         self._exit: Exit | None = None
+        self._unacknowledged = 0
         self._over = False
         self._abandon = False
 
@@ -182,5 +192,9 @@ class _Pump:
         for output in self._outputs.values():
             if output and events.get(output.fd, 0) & (select.POLLOUT | _ENDED):
                 done += output.write()
-        if done and not self._over:
-            self._session.acknowledge(done)
+        self._unacknowledged += done
+        # Each acknowledgement costs the peer an interrupt, so not one for every few kilobytes.
+        late = self._unacknowledged >= _ACKNOWLEDGE_AT or not any(self._outputs.values())
+        if self._unacknowledged and late and not self._over:
+            self._session.acknowledge(self._unacknowledged)
+            self._unacknowledged = 0

@@ -26,6 +26,7 @@ static bool power_off_asked;
 static bool booting;                /* waits for the network; then the main process is started */
 static struct session *boot_session; /* who is to hear of it; NULL: has gone meanwhile */
 static uint64_t kill_at, restart_at, end_at, boot_at;
+static struct process last;         /* the main process's last run, as it ended; pid 0: there was none */
 static unsigned restarts, restart_delay = RESTART_FIRST;
 static struct { pid_t pid; uint64_t kill_at; } dying[MAX_DYING];
 
@@ -37,15 +38,15 @@ static void send_started(struct session *session, const struct process *process)
 }
 
 /* Nothing is left to run: everybody else is killed, clients take what is theirs, power off. */
-static void end_machine(const struct process *last)
+static void end_machine(const struct process *end)
 {
     machine_state = ENDED;
     end_at = now_ms() + END_GRACE;
-    if (last) {
-        log_exit(last);
+    if (end) {
+        log_exit(end);
         for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++)
             if (session->attached)
-                session_send_exit(session, last);
+                session_send_exit(session, end);
     }
     kill(-1, SIGKILL);
 }
@@ -151,7 +152,7 @@ void machine_power_off(const struct spec *spec)
     if (machine_state == ENDED)
         end_at = now_ms() + END_GRACE;
     else if (!main_process)
-        end_machine(NULL);
+        end_machine(last.pid ? &last : NULL);
     else {
         kill(main_process->pid, spec->signal ? (int)spec->signal : SIGTERM);
         kill_at = now_ms() + spec->timeout;
@@ -262,6 +263,7 @@ static bool wants_restart(const struct process *process)
 static void finish_main(void)
 {
     struct process *process = main_process;
+    last = *process;
     main_process = NULL;
     kill_at = 0;
     if (wants_restart(process)) {
@@ -280,9 +282,7 @@ static void restart(void)
 {
     struct failure failure;
     restart_at = 0;
-    if (power_off_asked)
-        end_machine(NULL);
-    else if (!start_main(&failure)) {
+    if (machine_state == RUNNING && !start_main(&failure)) {
         struct process never = {.status = 127 << 8};
         say("%s", failure.message);
         end_machine(&never);
