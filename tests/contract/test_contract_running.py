@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.harness import IDLE, LEDGER, PATH, Harness, pump, until
 from vmctl.backends.base import Ref, Stdio
-from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, TimedOut, WrongState
+from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, TimedOut, VmctlError, WrongState
 from vmctl.model.event import Stream
 from vmctl.model.process import Process
 from vmctl.model.state import State
@@ -46,6 +46,19 @@ def test_exec_of_what_is_not_there(h: Harness, idle: Ref) -> None:
         h.exec(idle, "no-such-program")
     with pytest.raises(CannotInvoke):
         h.exec(idle, "/etc/passwd")
+
+
+def test_bad_requests_are_errors_of_ours(h: Harness, idle: Ref) -> None:
+    """Whatever the engine makes of it, one VmctlError comes out, and nothing has changed."""
+    for verb in (
+        lambda: h.backend.kill(idle, signal="SIGNONSENSE"),
+        lambda: h.exec(idle, "true", workdir="/no/such/folder"),
+        lambda: h.exec(idle, "true", user="nobody-knows-me"),
+        lambda: h.backend.copy_in(idle, "/tmp", io.BytesIO(b"no archive" * 1000)),
+    ):
+        with pytest.raises(VmctlError):
+            verb()
+    assert h.backend.inspect(idle).state is State.RUNNING
 
 
 def test_exec_signal(h: Harness, idle: Ref) -> None:

@@ -29,6 +29,7 @@ RUNC = "failed to create shim: OCI runtime create failed: runc create failed: un
         (RUNC + 'exec: "/etc/passwd": permission denied: unknown', CannotInvoke),
         (RUNC + 'exec: "/etc": is a directory: unknown', CannotInvoke),
         ('OCI runtime exec failed: exec failed: exec: "x": permission denied: unknown\r\n', CannotInvoke),
+        ("linux spec user: unable to find user nobody: no matching entries in passwd file", CannotInvoke),
         (RUNC + "error mounting /a to rootfs: no such file or directory: unknown", None),
         ("driver failed programming external connectivity", None),
     ],

@@ -42,7 +42,7 @@ class Peer:
         self.signals.append(number)
 
     def take_error(self, data: bytes) -> bool:
-        self.complaint = data.startswith(b"OCI runtime exec failed")
+        self.complaint = data.startswith(b"complaint")
         return self.complaint
 
     def result(self) -> Exit | None:
@@ -170,8 +170,9 @@ def test_nobody_reads_stderr(wire: Wire) -> None:
 
 
 def test_a_program_that_could_not_be_started(wire: Wire) -> None:
+    wire.session._early = b""
     thread = wire.begin()
-    wire.far.sendall(frame(1, b"OCI runtime exec failed: no"))
+    wire.far.sendall(frame(1, b"complaint: no"))
     assert isinstance(wire.end(thread), ProgramNotFound)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from vmctl.backends.docker import errors
 from vmctl.backends.docker.native import Failure
 from vmctl.backends.docker.transport import Connection, Reply
-from vmctl.errors import BackendUnavailable
+from vmctl.errors import BackendUnavailable, UsageError
 from vmctl.model.ids import native_name
 
 if TYPE_CHECKING:
@@ -30,6 +30,16 @@ T = TypeVar("T")
 def container_path(instance_id: str, action: str = "json") -> str:
     """The API's address of an instance's container."""
     return f"/containers/{native_name(instance_id)}/{action}"
+
+
+def encoded(body: object) -> bytes:
+    """JSON, which cannot carry bytes that are not UTF-8: Raises UsageError for them."""
+    try:
+        return msgspec.json.encode(body, order="sorted")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"Docker cannot take bytes that are not UTF-8: {error.object!r}", hint="pass them in a file, or on stdin"
+        ) from error
 
 
 def with_query(path: str, **query: str | int) -> str:
@@ -62,7 +72,7 @@ class Client:
 
     def send(self, method: str, path: str, body: object = None, *, timeout: float = _ANSWER_TIMEOUT) -> bytes:
         """The same with the answer unread, for calls that have none or whose answer does not matter."""
-        data = b"" if body is None else msgspec.json.encode(body)
+        data = b"" if body is None else encoded(body)
         with self.reached():
             target = self._target(path)
             with self._connect(timeout) as connection:
@@ -86,7 +96,7 @@ class Client:
 
     def stream(self, method: str, path: str, body: object = None, *, upgrade: bool = False) -> Reply:
         """A request whose answer is read as it comes; the caller closes ``reply.connection``."""
-        data = b"" if body is None else msgspec.json.encode(body)
+        data = b"" if body is None else encoded(body)
         with self.reached():
             target = self._target(path)
             connection = self._connect(_ANSWER_TIMEOUT)

@@ -21,6 +21,7 @@ from vmctl.errors import (
 
 _NATIVE = re.compile(r"\b[0-9a-f]{64}\b|/?\bvmctl-[0-9a-z]{26}\b")
 _EXEC = re.compile(r'exec: "(?P<program>[^"]*)": (?P<reason>.*?)(: unknown)?$')
+_NO_USER = re.compile(r"unable to find (user|group) [^:]*")
 _MISSING = ("executable file not found", "no such file or directory")
 _REFUSED = ("permission denied", "is a directory", "exec format error", "not a directory")
 
@@ -72,7 +73,8 @@ def program_failure(message: str) -> VmctlError | None:
     """ProgramNotFound or CannotInvoke if runc's ``message`` says that the program could not be executed."""
     found = _EXEC.search(message.strip())
     if not found:
-        return None
+        unknown = _NO_USER.search(message)
+        return CannotInvoke(unknown[0]) if unknown else None
     program, reason = found["program"], found["reason"]
     if any(text in reason for text in _MISSING):
         return ProgramNotFound(f"no program '{program}' in the image")
@@ -80,6 +82,11 @@ def program_failure(message: str) -> VmctlError | None:
         detail = next(text for text in _REFUSED if text in reason)
         return CannotInvoke(f"cannot execute '{program}': {detail}")
     return None
+
+
+def exec_failure(message: str) -> VmctlError:
+    """The same for exec, where whatever went wrong means that there is no process."""
+    return program_failure(message) or CannotInvoke(f"cannot start the program: {_readable(message)}")
 
 
 @contextmanager

@@ -12,11 +12,9 @@ from vmctl.backends.docker.client import Client, container_path, with_query
 from vmctl.backends.docker.native import Container, ExecCreated, ExecState, Waited
 from vmctl.backends.docker.session import Session
 from vmctl.backends.docker.transport import Reply
-from vmctl.errors import AttachFailed, Conflict, NotFound, VmctlError, WrongState
+from vmctl.errors import Conflict, NotFound, VmctlError, WrongState
 from vmctl.model.process import Process
 from vmctl.model.state import Exit
-
-_EXEC_FAILED = b"OCI runtime exec failed"
 
 
 class MainProcess:
@@ -71,6 +69,7 @@ class ExecProcess:
         self._client = client
         self._id = exec_id
         self._complaint = ""
+        self._spoke = False
 
     def resize(self, rows: int, columns: int) -> None:
         with suppress(VmctlError):
@@ -84,22 +83,21 @@ class ExecProcess:
                 os.kill(state.pid, number)
 
     def take_error(self, data: bytes) -> bool:
-        """The daemon writes runc's complaint where the process's stdout was expected."""
-        if not data.startswith(_EXEC_FAILED):
+        """The daemon writes its complaint where the process's stdout was expected: at once, if there is no process."""
+        if self._spoke:
             return False
+        self._spoke = True
         state = self._state()
-        if state.running or state.pid:
-            return False  # a process did start, and these are its own words
-        self._complaint = data.decode(errors="replace").strip()
-        return True
+        if not state.running and not state.pid:
+            self._complaint = data.decode(errors="replace").strip()
+        return bool(self._complaint)
 
     def result(self) -> Exit | None:
         state = self._state()
         if state.running or state.exit_code is None:
             return None
         if self._complaint:
-            text = self._complaint
-            raise errors.program_failure(text) or AttachFailed(f"Docker could not start the process: {text}")
+            raise errors.exec_failure(self._complaint)
         return Exit(code=state.exit_code)
 
     def close(self) -> None:

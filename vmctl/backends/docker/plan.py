@@ -6,6 +6,7 @@ import msgspec
 
 from vmctl.backends.base import Body
 from vmctl.backends.docker import states
+from vmctl.backends.docker.client import encoded
 from vmctl.errors import Unsupported, UsageError
 from vmctl.model.observed import Overhead
 from vmctl.model.process import Process
@@ -16,6 +17,7 @@ MIN_CPU_MILLIS = 10
 MIN_MEMORY = 6 << 20
 _SHIM_MEMORY, _SHIM_THREADS = 12 << 20, 12
 _PROXY_MEMORY, _PROXY_THREADS = 1 << 20, 8
+_LONGEST_HOSTNAME = 64
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _LOG = {"Type": "local", "Config": {"max-size": "20m", "max-file": "5"}}
 
@@ -39,6 +41,8 @@ def validate(spec: InstanceSpec) -> None:
     for port in spec.ports:
         if port.protocol not in _PROTOCOLS:
             raise UsageError(f"'{port.protocol}' is not a protocol of a port", hint="use " + ", ".join(_PROTOCOLS))
+    if spec.hostname is not None and len(spec.hostname) > _LONGEST_HOSTNAME:
+        raise UsageError(f"host name '{spec.hostname}' is too long", hint=f"at most {_LONGEST_HOSTNAME} characters")
     targets = [mount.target for mount in spec.mounts]
     for target in targets:
         if not target.startswith("/") or targets.count(target) > 1:
@@ -76,7 +80,7 @@ def create_body(body: Body) -> Json:
 
 def encode(plan: Json) -> str:
     """The plan for people and golden tests."""
-    return msgspec.json.format(msgspec.json.encode(plan, order="sorted"), indent=2).decode() + "\n"
+    return msgspec.json.format(encoded(plan), indent=2).decode() + "\n"
 
 
 def exec_body(process: Process) -> Json:
@@ -124,7 +128,7 @@ def _labels(body: Body) -> dict[str, str]:
         states.LABEL_LEDGER: body.ledger,
         states.LABEL_CLAIM: body.claim,
         states.LABEL_NAME: body.name,
-        states.LABEL_SPEC: msgspec.json.encode(body.spec, order="sorted").decode(),
+        states.LABEL_SPEC: encoded(body.spec).decode(),
     }
 
 

@@ -235,7 +235,9 @@ class FakeBackend:
             body = _running(memory, ref)
             if life.state_of(body) is State.PAUSED:
                 raise WrongState("the instance is paused", hint="resume it")
-            steps = program.work_out(process, life.hostname(body), files.reader(body))
+            read = files.reader(body)
+            program.check_place(process, read)
+            steps = program.work_out(process, life.hostname(body), read)
         running = Running(steps=steps, due=time.time_ns(), stdin=process.stdin)
         return FakeSession(ExecTarget(running, functools.partial(self._alive, ref)), tty=process.tty)
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from vmctl.backends.fake import files, program
 from vmctl.backends.fake.store import SECOND, FakeBody, Memory, Running, Store
-from vmctl.errors import CannotInvoke, ProgramNotFound, UsageError
+from vmctl.errors import CannotInvoke, ProgramNotFound
 from vmctl.model.event import Event, EventType
 from vmctl.model.observed import Observed, Usage
 from vmctl.model.spec import InstanceSpec
@@ -119,10 +119,7 @@ def settle(memory: Memory, body: FakeBody, now: int) -> None:
 
 def signal(memory: Memory, body: FakeBody, name: str, now: int, *, final: bool) -> None:
     """Send a signal; ``final``: whatever ends the body now, or has ended it, no restart follows."""
-    try:
-        number = program.signal_number(name)
-    except ValueError:
-        raise UsageError(f"'{name}' is not a signal", hint="use a name such as SIGTERM") from None
+    number = program.signal_number(name)
     if final:
         body.stopped = True
         body.restart_at = None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vmctl.errors import CannotInvoke, ProgramNotFound
+from vmctl.errors import CannotInvoke, ProgramNotFound, UsageError
 from vmctl.model.event import Stream
 from vmctl.model.process import Process
 
@@ -75,6 +75,18 @@ def work_out(process: Process, hostname: str, read: ReadFile) -> list[Step]:
         _refuse(name, read)
     steps, status = shell.run(list(process.argv))
     return [*steps, End(status)]
+
+
+def check_place(process: Process, read: ReadFile) -> None:
+    """Raise CannotInvoke for a working folder that is not there, and a user that nobody knows."""
+    try:
+        read(process.workdir)
+    except IsADirectoryError:
+        name = process.user.partition(":")[0]
+        if name in ("", "root") or name.isdecimal():
+            return
+        raise CannotInvoke(f"no user '{name}' inside") from None
+    raise CannotInvoke(f"no folder '{process.workdir}' inside")
 
 
 def _refuse(name: str, read: ReadFile) -> None:
@@ -211,13 +223,13 @@ _COMMANDS: dict[str, Callable[[_Shell, list[str]], _Run]] = {
 
 
 def signal_number(name: str) -> int:
-    """From ``TERM``, ``SIGTERM`` or ``15``. Raises ValueError."""
-    if name.isdecimal():
-        return signal.Signals(int(name))
+    """From ``TERM``, ``SIGTERM`` or ``15``. Raises UsageError."""
     try:
+        if name.isdecimal():
+            return signal.Signals(int(name))
         return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
-    except KeyError:
-        raise ValueError(name) from None
+    except (KeyError, ValueError):
+        raise UsageError(f"'{name}' is not a signal", hint="use a name such as SIGTERM") from None
 
 
 def _complaint(text: str) -> Output:
