@@ -30,8 +30,8 @@ check: venv ## Lint, types, import rules; needs no daemon
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -p no:cacheprovider -k 'not linters' tests/meta
 
-bench: setup ## Speed beside the tools underneath, as ratios; BENCH='--rounds 15'
-	@$(BIN)/python contrib/bench/bench.py $(BENCH)
+bench: setup ## Speed beside the tools underneath, as ratios
+	@$(BIN)/python -m contrib.bench $(BENCH)
 
 docs: venv ## Generated pages: capabilities, errors, commands, schemas
 	@$(BIN)/python contrib/docs/generate.py
