@@ -23,6 +23,7 @@ from tests.support.images import (
     tar_of,
 )
 from vmctl.errors import NotFound, UsageError
+from vmctl.images.archive import TAR_OVERHEAD
 
 MEMBERS = {
     "parent": entry("../../etc/passwd", data=b"x"),
@@ -94,6 +95,13 @@ def test_a_bomb_is_refused(tmp_path: Path) -> None:
     bomb = write(tmp_path, gzip.compress(tar_of(*SMALL, entry("zeros", data=bytes(64 << 20)))))
     assert bomb.stat().st_size < 1 << 20
     with pytest.raises(UsageError, match="unpacks to more than 1M"):
+        make_store(tmp_path).import_("bomb", bomb, max_bytes=1 << 20)
+    assert_untouched(tmp_path)
+
+
+def test_a_bomb_behind_the_end_of_the_archive_is_refused(tmp_path: Path) -> None:
+    bomb = write(tmp_path, gzip.compress(tar_of(*SMALL) + bytes(TAR_OVERHEAD + (2 << 20)), 1))
+    with pytest.raises(UsageError, match="unpacks to more than"):
         make_store(tmp_path).import_("bomb", bomb, max_bytes=1 << 20)
     assert_untouched(tmp_path)
 

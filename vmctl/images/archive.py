@@ -23,6 +23,8 @@ from vmctl.units import format_size
 
 MAX_ENTRIES = 1_000_000
 MAX_PATH = 4096
+TAR_OVERHEAD = 64 << 20
+"""Bytes that an archive may have beyond its entries' content: headers and padding."""
 _HINT = "the archive is damaged or was made to do harm"
 _DAMAGE = (
     tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeError, ValueError, OverflowError,

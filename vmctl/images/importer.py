@@ -13,6 +13,7 @@ import msgspec
 from vmctl.errors import NotFound, PermissionDenied, UsageError
 from vmctl.images import oci
 from vmctl.images.archive import (
+    TAR_OVERHEAD,
     Measured,
     check_layer,
     damage_is_refused,
@@ -32,7 +33,6 @@ _ROOTFS_RUN = oci.RunConfig(cmd=["/bin/sh"], env=[f"PATH={DEFAULT_PATH}"])
 _EPOCH = "1970-01-01T00:00:00Z"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _MAX_DEPTH = 3
-_MAX_BLOB_SLACK = 64 << 20
 
 
 class Imported(NamedTuple):
@@ -185,7 +185,7 @@ class Importer:
         return self._staging.add([oci.make_manifest(config, layers)]).descriptor(oci.MANIFEST)
 
     def _measured(self, stream: BinaryIO) -> BinaryIO:
-        return cast(BinaryIO, Measured(stream, self._left + _MAX_BLOB_SLACK))
+        return cast(BinaryIO, Measured(stream, self._left + TAR_OVERHEAD))
 
 
 def _media_type(path: Path) -> str:

@@ -7,7 +7,15 @@ import tarfile
 from collections.abc import Mapping
 from typing import IO, BinaryIO, cast
 
-from vmctl.images.archive import Measured, checked_entries, damage_is_refused, open_tar, printable, refusal
+from vmctl.images.archive import (
+    TAR_OVERHEAD,
+    Measured,
+    checked_entries,
+    damage_is_refused,
+    open_tar,
+    printable,
+    refusal,
+)
 from vmctl.images.layout import CHUNK, BlobWriter
 
 _XATTR = "SCHILY.xattr."
@@ -75,7 +83,7 @@ def copy_rootfs(source: BinaryIO, sink: BlobWriter, limit: int) -> None:
     Raises UsageError for entries that lead out of the root, for damage, and beyond ``limit`` bytes.
     """
     writer = LayerWriter(sink)
-    with damage_is_refused("the archive"), open_tar(cast(BinaryIO, Measured(source, limit + (64 << 20)))) as tar:
+    with damage_is_refused("the archive"), open_tar(cast(BinaryIO, Measured(source, limit + TAR_OVERHEAD))) as tar:
         linkable: set[str] = set()
         empty = True
         for entry in checked_entries(tar, limit):
