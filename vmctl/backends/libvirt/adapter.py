@@ -68,7 +68,8 @@ class LibvirtBackend:
         return limits.capabilities(system=self._client.system)
 
     def overhead(self, spec: InstanceSpec) -> Overhead:
-        return limits.overhead(spec)
+        wanted = spec.machine.accel
+        return limits.overhead(spec, self._verdict([]).accel if wanted == "auto" else wanted)
 
     def validate(self, spec: InstanceSpec) -> None:
         limits.validate(spec, system=self._client.system)

@@ -71,7 +71,7 @@ def foreign(client: Client) -> list[Foreign]:
             kind=Kind.VM,
             running=True,
             cpu_millis=one.cpu_millis,
-            memory=one.memory + limits.qemu_memory(one.memory, one.vcpus),
+            memory=one.memory + limits.qemu_memory(one.memory, one.vcpus, one.accel),
             resident=values.get("balloon.rss", 0) * 1024,
         )
         for one, name, values in described

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from vmctl.backends.libvirt import folder
+from vmctl.backends.libvirt.accel import KVM, TCG
 from vmctl.backends.libvirt.addresses import noted_in
 from vmctl.backends.libvirt.client import Domain, DomainStats
 from vmctl.backends.libvirt.plan import Owner, owner_of
@@ -29,6 +30,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     vcpus: int
     cpu_millis: int
+    accel: str
     macs: tuple[str, ...]
     network: str
     address: str
@@ -46,6 +48,7 @@ def describe(xml: str) -> Description:
         memory=int(root.findtext("memory", "0")) * _KIB,
         vcpus=vcpus,
         cpu_millis=round(per_vcpu * vcpus),
+        accel=KVM if root.get("type") == "kvm" else TCG,
         macs=tuple(mac.get("address", "").lower() for mac in root.iterfind("devices/interface/mac")),
         network=source.get("network", "") if (source := root.find("devices/interface/source")) is not None else "",
         address=noted_in(root),

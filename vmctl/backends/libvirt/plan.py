@@ -33,6 +33,10 @@ TCG_CPU = "Nehalem"
 """x86-64-v2, which is what distributions are built for; 0.1 s faster to boot than "max" under TCG."""
 
 
+TCG_CACHE = 128 * MIB
+"""Translated code that QEMU keeps. Its own limit is 1 GiB, which would count as overhead of every machine."""
+
+
 class Surroundings(msgspec.Struct, frozen=True):
     """What the plan depends on beside the body. ``system``: the system's daemon, with cgroups and bridges."""
 
@@ -79,6 +83,8 @@ def domain_xml(body: Body, around: Surroundings) -> str:
     features = _add(root, "features")
     _add(features, "acpi")
     _add(features, "apic")
+    if around.accel != "kvm":
+        _add(_add(features, "tcg"), "tb-cache", str(TCG_CACHE // MIB), unit="MiB")
     _cpu(root, around.accel)
     _clock(root)
     image_machine = folder.is_image_machine(body)
