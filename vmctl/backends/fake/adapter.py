@@ -16,7 +16,7 @@ from vmctl.backends.base import Attachment, Body, NativePlan, Ref
 from vmctl.backends.fake import files, life, program
 from vmctl.backends.fake.session import ExecTarget, FakeSession
 from vmctl.backends.fake.store import FakeBody, Memory, Running, Store
-from vmctl.errors import Conflict, NotFound, TimedOut, UsageError, VmctlError, WrongState
+from vmctl.errors import Conflict, NotFound, TimedOut, Unsupported, UsageError, VmctlError, WrongState
 from vmctl.model.capability import Capabilities, Feature
 from vmctl.model.event import Event, EventType, LogRecord
 from vmctl.model.image import ImageForm
@@ -26,6 +26,7 @@ from vmctl.model.spec import InstanceSpec
 from vmctl.model.state import ALIVE, Exit, Kind, State
 
 _TICK = 0.01
+_NO_READ_ONLY = "its programs write no files anyway"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,7 +60,7 @@ class FakeBackend:
         return Probe(health=Health.HEALTHY, version="1", facts={"bodies": "imaginary"})
 
     def capabilities(self) -> Capabilities:
-        return dict.fromkeys(Feature, "")
+        return dict.fromkeys(Feature, "") | {Feature.READ_ONLY: _NO_READ_ONLY}
 
     def overhead(self, spec: InstanceSpec) -> Overhead:
         return Overhead()
@@ -67,6 +68,8 @@ class FakeBackend:
     def validate(self, spec: InstanceSpec) -> None:
         if spec.memory < 1 or spec.cpu_millis < 1 or spec.pids < 1:
             raise UsageError("even a fake instance needs some memory, CPU and a process")
+        if spec.read_only:
+            raise Unsupported(f"no read-only root: {_NO_READ_ONLY}", hint="another backend: 'vmctl backend ls'")
 
     def plan(self, body: Body) -> NativePlan:
         text = msgspec.json.format(msgspec.json.encode(self._made(body), order="sorted"), indent=2).decode()

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from vmctl.backends.fake.program import ReadFile
 from vmctl.backends.fake.store import FakeBody
-from vmctl.errors import Conflict, NotFound, VmctlError
+from vmctl.errors import NotFound, VmctlError
 
 _FOLDERS = ("/", "/bin", "/etc", "/root", "/tmp")  # noqa: S108 - a folder inside
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\n"
@@ -41,8 +41,6 @@ def unpack(body: FakeBody, folder: str, archive: BinaryIO) -> None:
     base = posixpath.normpath(folder)
     if base not in body.files or body.files[base] is not None:
         raise NotFound(f"no such folder inside: {folder}")
-    if body.spec.read_only:
-        raise Conflict("the files inside are read-only")
     try:
         with tarfile.open(fileobj=archive, mode="r|*") as tar:
             for member in tar:
