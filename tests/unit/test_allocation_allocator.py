@@ -445,6 +445,22 @@ def test_generation_rises_with_every_change(world: World) -> None:
     assert seen == sorted(set(seen))
 
 
+def test_a_claim_that_was_taken_away_is_not_brought_back(world: World) -> None:
+    """P1: compare-and-swap. A process that slept so long that it was taken for dead finds out."""
+    grant = admit(world)
+    world.allocator.begin(grant)
+    world.allocator._locks.close()
+    with another_process(world) as other:
+        with other.allocator.recoverable() as orphans:
+            other.allocator.abandon(orphans[0].grant, "taken for dead")
+        with pytest.raises(WrongState, match="is being stopped or removed by process"):
+            world.allocator.confirm(grant)
+        other.allocator.released(orphans[0].grant)
+    with pytest.raises(WrongState, match="was removed meanwhile"):
+        world.allocator.confirm(grant)
+    assert world.ledger.fsck() == []
+
+
 def test_two_starts_of_one_instance_only_one_is_admitted(world: World) -> None:
     grant = run(world, start=False)
     world.allocator.admit_start(grant.instance_id, wanted(spec()))
