@@ -37,17 +37,20 @@ static void send_started(struct session *session, const struct process *process)
     session_send_pair(session, STARTED, "pid", text);
 }
 
+static void tell_attached(const struct process *end)
+{
+    for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++)
+        if (session->attached)
+            session_send_exit(session, end);
+}
+
 /* Nothing is left to run: everybody else is killed, clients take what is theirs, power off. */
 static void end_machine(const struct process *end)
 {
     machine_state = ENDED;
     end_at = now_ms() + END_GRACE;
-    if (end) {
-        log_exit(end);
-        for (struct session *session = sessions; session < sessions + MAX_SESSIONS; session++)
-            if (session->attached)
-                session_send_exit(session, end);
-    }
+    if (end)
+        tell_attached(end);
     kill(-1, SIGKILL);
 }
 
@@ -55,6 +58,7 @@ static void fail_boot(struct session *session, const struct failure *failure)
 {
     struct process never = {.status = (strcmp(failure->code, "not-found") ? 126 : 127) << 8};
     say("%s", failure->message);
+    log_exit(&never);
     end_machine(&never);
     if (session) {
         session_fail(session, failure->code, failure->message);
@@ -266,8 +270,8 @@ static void finish_main(void)
     last = *process;
     main_process = NULL;
     kill_at = 0;
+    log_exit(process); /* every end is on record: who reads the log counts restarts */
     if (wants_restart(process)) {
-        log_exit(process); /* every end is on record: who reads the log counts restarts */
         if (process->reaped_at - process->started_at >= STABLE)
             restart_delay = RESTART_FIRST;
         restart_at = now_ms() + restart_delay;
@@ -285,6 +289,7 @@ static void restart(void)
     if (machine_state == RUNNING && !start_main(&failure)) {
         struct process never = {.status = 127 << 8};
         say("%s", failure.message);
+        log_exit(&never);
         end_machine(&never);
     }
 }
