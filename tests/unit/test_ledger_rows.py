@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support.allocation import World, new, spec, wanted
 from vmctl.errors import Conflict, LedgerError, NotFound, UsageError
 from vmctl.ledger import InstanceRecord
+from vmctl.ledger import events as event_rows
 from vmctl.model.event import EventType
 from vmctl.model.spec import Mount, Port
 from vmctl.model.state import Desired, Exit, State
@@ -149,6 +151,20 @@ def test_fsck_sees_tampering(world: World, statement: str, complaint: str) -> No
     assert world.ledger.fsck() == []
     execute(world, "DROP TRIGGER event_is_final", "DROP TRIGGER event_is_kept", statement)
     assert complaint in "\n".join(world.ledger.fsck())
+
+
+def test_one_event_cannot_be_changed_even_with_its_hash(world: World) -> None:
+    """Each hash holds the one before: who changes an event has to change all that follow."""
+    make(world, "web")
+    first, second = world.ledger.events()[:2]
+    forged = msgspec.structs.replace(second, detail="forged")
+    digest = event_rows._digest(first.hash, forged)
+    execute(
+        world,
+        "DROP TRIGGER event_is_final",
+        f"UPDATE event SET detail = 'forged', hash = '{digest}' WHERE seq = {second.seq}",
+    )
+    assert "event 3 was changed" in world.ledger.fsck()
 
 
 def test_counters_cannot_fall_below_zero(world: World) -> None:

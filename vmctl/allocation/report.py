@@ -39,7 +39,7 @@ def host_resources(
     rows: Mapping[ResourceKey, InventoryRow], foreign: Mapping[ResourceKey, int], facts: HostFacts
 ) -> list[HostResource]:
     """One row per resource; ``used`` is what the host itself measures, where it does."""
-    measured = {MEM: facts.mem_total - facts.mem_available, DISK_PHYS: facts.disk_used}
+    measured = {MEM: max(0, facts.mem_total - facts.mem_available), DISK_PHYS: facts.disk_used}
     return [
         HostResource(
             pool=key.pool,
