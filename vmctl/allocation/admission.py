@@ -33,7 +33,7 @@ class _Answer(NamedTuple):
 
 
 class Admission:
-    """Admits claims or refuses them. A refusal writes its event, what was just observed of the host, and nothing else."""
+    """Admits claims or refuses them; a refusal writes its event and what was just observed of the host, no more."""
 
     def __init__(
         self, ledger: Ledger, locks: OwnerLocks, facts: Callable[[], HostFacts], clock: Callable[[], int]
