@@ -277,7 +277,9 @@ def _open_tree(tree: str, userns: int | None) -> int:
         try:
             linux.map_ids(fd, userns)
         except OSError as error:
-            raise LaunchError(f"the file system of {tree} cannot show files with other owners: {error}") from None
+            raise LaunchError(
+                f"{tree} must lie on a file system with idmapped mounts, such as ext4, xfs or btrfs ({error.strerror})"
+            ) from None
     return fd
 
 
