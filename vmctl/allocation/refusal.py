@@ -10,8 +10,8 @@ from vmctl.units import format_cpus, format_size
 _WORDS = {
     Resource.CPU_SHARED: "CPU",
     Resource.MEM: "memory",
-    Resource.PIDS: "pids",
-    Resource.INST: "instances",
+    Resource.PIDS: "process count",
+    Resource.INST: "instance count",
     Resource.DISK_VIRT: "disk",
     Resource.DISK_PHYS: "disk space",
 }
