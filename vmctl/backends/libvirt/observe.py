@@ -93,11 +93,13 @@ def ending(directory: Path, native: int, reason: int) -> tuple[State, Exit | Non
         if end is not None and order is not None and order.restart is RestartPolicy.NO:
             return State.STOPPING, end  # without a policy there is only one end: the machine is going down
         return state, None
+    if marks.forced is not None and marks.forced.error:
+        return State.FAILED, marks.forced
     end = end or marks.forced
     if end is None and native == DomainState.SHUTOFF and reason == ShutoffReason.DESTROYED:
         end = Exit(code=folder.FORCED, signal=9)
     if end is not None:
-        return (State.FAILED if end.error else State.STOPPED), end
+        return State.STOPPED, end
     if init:
         return State.FAILED, Exit(code=125, error="the machine ended before its main process did")
     return state, Exit(code=0) if state is State.STOPPED else None
