@@ -93,6 +93,12 @@ def test_refused_before_anything_is_made(name: str, tmp_path: Path) -> None:
         open_backend(tmp_path).validate(spec)
 
 
+def test_bytes_that_json_cannot_carry_are_refused(tmp_path: Path) -> None:
+    spec = InstanceSpec(kind=Kind.CONTAINER, name="web", image="web", command=("echo", "\udcff"))
+    with pytest.raises(UsageError, match="UTF-8"):
+        open_backend(tmp_path).plan(body(spec))
+
+
 def test_overhead_grows_with_the_ports(tmp_path: Path) -> None:
     backend = open_backend(tmp_path)
     small, large = backend.overhead(SPECS["minimal"]), backend.overhead(SPECS["full"])

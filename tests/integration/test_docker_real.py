@@ -44,8 +44,9 @@ def free_port() -> int:
 
 def test_limits_are_in_the_cgroup(h: Harness) -> None:
     ref = h.start(*IDLE, memory=48 << 20, cpu_millis=250, pids=33)
-    pid = h.backend.inspect(ref).pid
-    limits = Cgroup(pid).limits()
+    pid = int(docker("inspect", "-f", "{{.State.Pid}}", native_name(ref.id)))
+    assert h.backend.inspect(ref).pid == pid
+    limits = Cgroup(pid, docker("inspect", "-f", "{{.Id}}", native_name(ref.id))).limits()
     assert (limits.memory, limits.cpu_millis, limits.pids) == (48 << 20, 250, 33)
     swap = docker("inspect", "-f", "{{.HostConfig.MemorySwap}}", native_name(ref.id))
     assert int(swap) == 48 << 20

@@ -11,26 +11,26 @@ from vmctl.backends.docker.limits import check
 from vmctl.errors import Unsupported
 
 V1 = {
-    "memory/d/memory.limit_in_bytes": "67108864\n",
-    "memory/d/memory.usage_in_bytes": "5000\n",
-    "memory/d/memory.stat": "cache 2000\ntotal_inactive_file 1000\n",
-    "cpu,cpuacct/d/cpu.cfs_quota_us": "50000\n",
-    "cpu,cpuacct/d/cpu.cfs_period_us": "100000\n",
-    "cpu,cpuacct/d/cpuacct.usage": "123\n",
-    "pids/d/pids.max": "max\n",
-    "pids/d/pids.current": "4\n",
-    "blkio/d/blkio.throttle.io_service_bytes_recursive": "8:0 Read 10\n8:0 Write 20\n8:16 Read 1\nTotal 31\n",
+    "memory/c0ffee/memory.limit_in_bytes": "67108864\n",
+    "memory/c0ffee/memory.usage_in_bytes": "5000\n",
+    "memory/c0ffee/memory.stat": "cache 2000\ntotal_inactive_file 1000\n",
+    "cpu,cpuacct/c0ffee/cpu.cfs_quota_us": "50000\n",
+    "cpu,cpuacct/c0ffee/cpu.cfs_period_us": "100000\n",
+    "cpu,cpuacct/c0ffee/cpuacct.usage": "123\n",
+    "pids/c0ffee/pids.max": "max\n",
+    "pids/c0ffee/pids.current": "4\n",
+    "blkio/c0ffee/blkio.throttle.io_service_bytes_recursive": "8:0 Read 10\n8:0 Write 20\n8:16 Read 1\nTotal 31\n",
 }
-V1_OF = "5:memory:/d\n4:cpu,cpuacct:/d\n3:pids:/d\n2:blkio:/d\n1:name=systemd:/d\n0::/d\n"
+V1_OF = "5:memory:/c0ffee\n4:cpu,cpuacct:/c0ffee\n3:pids:/c0ffee\n2:blkio:/c0ffee\n1:name=systemd:/c0ffee\n0::/c0ffee\n"
 V2 = {
-    "d/memory.max": "max\n",
-    "d/memory.current": "5000\n",
-    "d/memory.stat": "anon 1\ninactive_file 1000\n",
-    "d/cpu.max": "150000 100000\n",
-    "d/cpu.stat": "usage_usec 7\nuser_usec 1\n",
-    "d/pids.max": "50\n",
-    "d/pids.current": "4\n",
-    "d/io.stat": "8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=0 rios=1\n",
+    "c0ffee/memory.max": "max\n",
+    "c0ffee/memory.current": "5000\n",
+    "c0ffee/memory.stat": "anon 1\ninactive_file 1000\n",
+    "c0ffee/cpu.max": "150000 100000\n",
+    "c0ffee/cpu.stat": "usage_usec 7\nuser_usec 1\n",
+    "c0ffee/pids.max": "50\n",
+    "c0ffee/pids.current": "4\n",
+    "c0ffee/io.stat": "8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=0 rios=1\n",
 }
 
 
@@ -38,7 +38,7 @@ def cgroup(folder: Path, files: dict[str, str], membership: str) -> Cgroup:
     for name, text in ({f"sys/{name}": text for name, text in files.items()} | {"proc/7/cgroup": membership}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    return Cgroup(7, proc=folder / "proc", root=folder / "sys")
+    return Cgroup(7, "c0ffee", proc=folder / "proc", root=folder / "sys")
 
 
 def test_version_1_counts_before_the_empty_tree_of_version_2(tmp_path: Path) -> None:
@@ -48,20 +48,20 @@ def test_version_1_counts_before_the_empty_tree_of_version_2(tmp_path: Path) -> 
 
 
 def test_version_2(tmp_path: Path) -> None:
-    one = cgroup(tmp_path, V2, "0::/d\n")
+    one = cgroup(tmp_path, V2, "0::/c0ffee\n")
     assert one.limits() == Limits(memory=UNLIMITED, cpu_millis=1500, pids=50)
     assert one.used() == Used(memory=4000, cpu_ns=7000, pids=4, block_read=11, block_write=20)
 
 
 def test_unlimited_in_both(tmp_path: Path) -> None:
-    v1 = V1 | {"memory/d/memory.limit_in_bytes": "9223372036854771712", "cpu,cpuacct/d/cpu.cfs_quota_us": "-1"}
+    v1 = V1 | {"memory/c0ffee/memory.limit_in_bytes": "9223372036854771712", "cpu,cpuacct/c0ffee/cpu.cfs_quota_us": "-1"}
     assert cgroup(tmp_path / "1", v1, V1_OF).limits() == Limits(memory=UNLIMITED, cpu_millis=UNLIMITED, pids=UNLIMITED)
-    v2 = V2 | {"d/cpu.max": "max 100000"}
-    assert cgroup(tmp_path / "2", v2, "0::/d\n").limits().cpu_millis == UNLIMITED
+    v2 = V2 | {"c0ffee/cpu.max": "max 100000"}
+    assert cgroup(tmp_path / "2", v2, "0::/c0ffee\n").limits().cpu_millis == UNLIMITED
 
 
 def test_a_process_that_has_ended(tmp_path: Path) -> None:
-    gone = Cgroup(8, proc=tmp_path, root=tmp_path)
+    gone = Cgroup(8, "c0ffee", proc=tmp_path, root=tmp_path)
     assert gone.limits() == Limits()
     assert gone.used() is None
     assert network_bytes(8, proc=tmp_path) == (0, 0)
@@ -69,8 +69,16 @@ def test_a_process_that_has_ended(tmp_path: Path) -> None:
 
 def test_a_process_that_is_just_ending_has_no_limits(tmp_path: Path) -> None:
     """The kernel moves it to the root before it is a zombie: that is no missing limit."""
-    root = {name.replace("/d/", "/"): text for name, text in V1.items()}
-    assert cgroup(tmp_path, root, V1_OF.replace(":/d", ":/")).limits() == Limits()
+    root = {name.replace("/c0ffee/", "/"): text for name, text in V1.items()}
+    one = cgroup(tmp_path, root, V1_OF.replace("/c0ffee", "/"))
+    assert not one
+    assert one.limits() == Limits()
+
+
+def test_a_process_of_another_container_is_not_ours(tmp_path: Path) -> None:
+    """With the daemon in another pid namespace its pids mean other processes here."""
+    assert not cgroup(tmp_path, V2, "0::/docker/decaf\n")
+    assert cgroup(tmp_path, V2, "0::/system.slice/docker-c0ffee.scope\n")
 
 
 def test_network_bytes_leave_loopback_out(tmp_path: Path) -> None:

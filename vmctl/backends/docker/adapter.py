@@ -253,7 +253,7 @@ class DockerBackend:
         container = self._container(ref.id)
         try:
             if container.state.pid:
-                limits.check(limits.recorded(container), Cgroup(container.state.pid).limits())
+                limits.check(limits.recorded(container), Cgroup(container.state.pid, container.id).limits())
         except VmctlError:
             self.delete(ref)
             raise

@@ -35,20 +35,31 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cgroup:
-    """The cgroup of process ``pid``; on a host with both versions a controller is in one of them, 1 counts first."""
+    """The cgroup of a container's process ``pid``.
 
-    def __init__(self, pid: int, *, proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> None:
+    Cgroups of Docker have the container's id in their path, whatever driver makes them. A process without it is
+    another one: the pid is that of another pid namespace, or the process is just ending (the kernel moves it to the
+    root before it is a zombie). On a host with both versions a controller is in one of them, and 1 counts first.
+    """
+
+    def __init__(
+        self, pid: int, container_id: str, *, proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")
+    ) -> None:
         self._folders: dict[str, Path] = {}
         try:
             lines = (proc / str(pid) / "cgroup").read_text().splitlines()
-        except OSError:  # it has ended, or lives in another pid namespace
+        except OSError:  # it has ended
             return
         for line in lines:
             _, controllers, path = line.split(":", 2)
-            if path == "/":  # no container is in the root: the kernel says so of a process that is just ending
+            if container_id not in path:
                 continue
             for controller in controllers.split(","):
                 self._folders[controller] = root / controllers / path.lstrip("/")
+
+    def __bool__(self) -> bool:
+        """Whether the process lives, and in this container."""
+        return bool(self._folders)
 
     def limits(self) -> Limits:
         """What the kernel enforces."""

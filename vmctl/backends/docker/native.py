@@ -105,6 +105,7 @@ class ExecCreated(_Native, frozen=True):
 class ExecState(_Native, frozen=True):
     """``GET /exec/{id}/json``; ``pid`` is the host's, 0 when it was never started."""
 
+    container_id: str = msgspec.field(name="ContainerID", default="")
     running: bool = False
     exit_code: int | None = None
     pid: int = 0

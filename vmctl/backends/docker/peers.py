@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from vmctl.backends.base import Ref
 from vmctl.backends.docker import errors, plan, states
+from vmctl.backends.docker.cgroup import Cgroup
 from vmctl.backends.docker.client import Client, container_path, with_query
 from vmctl.backends.docker.native import Container, ExecCreated, ExecState, Waited
 from vmctl.backends.docker.session import Session
@@ -78,7 +79,7 @@ class ExecProcess:
     def signal(self, number: int) -> None:
         """Straight to the process: possible for root, with the daemon in this pid namespace; else without effect."""
         state = self._state()
-        if state.running and state.pid:
+        if state.running and state.pid and Cgroup(state.pid, state.container_id):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(state.pid, number)
 

@@ -16,7 +16,7 @@ _HEADROOM_PERCENT = 110  # a container without limit may take a little more than
 def usage(container: Container) -> Usage | None:
     """A sample of ours; None if it does not run."""
     pid = container.state.pid
-    used = Cgroup(pid).used() if pid else None
+    used = Cgroup(pid, container.id).used() if pid else None
     if used is None:
         return None
     received, sent = network_bytes(pid)
@@ -36,7 +36,7 @@ def usage(container: Container) -> Usage | None:
 
 def foreign(container: Container) -> Foreign:
     """A container of somebody else: its limits, or what it uses (CPU as the mean since its start)."""
-    used = Cgroup(container.state.pid).used() if container.state.pid else None
+    used = Cgroup(container.state.pid, container.id).used() if container.state.pid else None
     resident = used.memory if used else 0
     cpu = states.cpu_limit(container)
     if cpu is None:
