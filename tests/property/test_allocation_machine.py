@@ -89,11 +89,13 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "look"):
             return
-        self.recover_twice()
-        for process in [*self.processes]:
-            process.die()
-        self.look.ledger.close()
-        shutil.rmtree(self.folder)
+        try:
+            self.recover_twice()
+        finally:
+            for process in self.processes:
+                process.die()
+            self.look.ledger.close()
+            shutil.rmtree(self.folder)
 
     def _spread(self) -> None:
         for world in [self.look, *(process.world for process in self.processes)]:
