@@ -54,8 +54,9 @@ def test_version_2(tmp_path: Path) -> None:
 
 
 def test_unlimited_in_both(tmp_path: Path) -> None:
-    v1 = V1 | {"memory/c0ffee/memory.limit_in_bytes": "9223372036854771712", "cpu,cpuacct/c0ffee/cpu.cfs_quota_us": "-1"}
-    assert cgroup(tmp_path / "1", v1, V1_OF).limits() == Limits(memory=UNLIMITED, cpu_millis=UNLIMITED, pids=UNLIMITED)
+    none = {"memory/c0ffee/memory.limit_in_bytes": "9223372036854771712", "cpu,cpuacct/c0ffee/cpu.cfs_quota_us": "-1"}
+    v1 = cgroup(tmp_path / "1", V1 | none, V1_OF).limits()
+    assert v1 == Limits(memory=UNLIMITED, cpu_millis=UNLIMITED, pids=UNLIMITED)
     v2 = V2 | {"c0ffee/cpu.max": "max 100000"}
     assert cgroup(tmp_path / "2", v2, "0::/c0ffee\n").limits().cpu_millis == UNLIMITED
 

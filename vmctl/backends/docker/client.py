@@ -11,9 +11,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from vmctl.backends.docker import errors
-from vmctl.backends.docker.native import Failure
+from vmctl.backends.docker.native import Failure, encoded
 from vmctl.backends.docker.transport import Connection, Reply
-from vmctl.errors import BackendUnavailable, UsageError
+from vmctl.errors import BackendUnavailable
 from vmctl.model.ids import native_name
 
 if TYPE_CHECKING:
@@ -30,16 +30,6 @@ T = TypeVar("T")
 def container_path(instance_id: str, action: str = "json") -> str:
     """The API's address of an instance's container."""
     return f"/containers/{native_name(instance_id)}/{action}"
-
-
-def encoded(body: object) -> bytes:
-    """JSON, which cannot carry bytes that are not UTF-8: Raises UsageError for them."""
-    try:
-        return msgspec.json.encode(body, order="sorted")
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"Docker cannot take bytes that are not UTF-8: {error.object!r}", hint="pass them in a file, or on stdin"
-        ) from error
 
 
 def with_query(path: str, **query: str | int) -> str:

@@ -1,8 +1,10 @@
-"""The parts of Docker's answers that vmctl reads, as typed structures (msgspec ignores the rest)."""
+"""What goes over the wire: the parts of Docker's answers that vmctl reads (the rest is ignored), and JSON to it."""
 
 from __future__ import annotations
 
 import msgspec
+
+from vmctl.errors import UsageError
 
 
 class _Native(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -144,3 +146,13 @@ class Failure(msgspec.Struct, frozen=True):
     """The body of every answer with a status of 400 and more."""
 
     message: str = ""
+
+
+def encoded(body: object) -> bytes:
+    """JSON, which cannot carry bytes that are not UTF-8: Raises UsageError for them."""
+    try:
+        return msgspec.json.encode(body, order="sorted")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"Docker cannot take bytes that are not UTF-8: {error.object!r}", hint="pass them in a file, or on stdin"
+        ) from error

@@ -6,7 +6,7 @@ import msgspec
 
 from vmctl.backends.base import Body
 from vmctl.backends.docker import states
-from vmctl.backends.docker.client import encoded
+from vmctl.backends.docker.native import encoded
 from vmctl.errors import Unsupported, UsageError
 from vmctl.model.observed import Overhead
 from vmctl.model.process import Process
