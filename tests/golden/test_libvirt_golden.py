@@ -106,6 +106,13 @@ def test_libvirts_schema_accepts_it(case: str) -> None:
         connection.close()
 
 
+def test_a_session_has_one_user_and_one_network() -> None:
+    """libvirt refuses the owner's label where it has no such driver: a session."""
+    text = domain_xml(body(CASES["image"][0]), Surroundings("tcg", False))
+    assert "seclabel" not in text
+    assert '<interface type="user">' in text
+
+
 def test_secrets_of_the_environment_stay_out() -> None:
     text = domain_xml(body(CASES["image_full"][0]), TCG)
     assert "TOKEN" in text

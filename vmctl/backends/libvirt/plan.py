@@ -93,7 +93,7 @@ def domain_xml(body: Body, around: Surroundings) -> str:
     _add(root, "on_reboot", "destroy" if image_machine else "restart")
     _add(root, "on_crash", "restart" if revive else "destroy")
     devices = _add(root, "devices")
-    _disks(devices, body, around.base)
+    _disks(devices, body, around)
     _add(devices, "controller", type="usb", model="none")
     _interface(devices, body, system=around.system)
     _console(devices, body.directory)
@@ -173,11 +173,11 @@ def _clock(root: ET.Element) -> None:
     _add(clock, "timer", name="pit", tickpolicy="delay")
 
 
-def _disks(devices: ET.Element, body: Body, base: BaseDisk | None) -> None:
+def _disks(devices: ET.Element, body: Body, around: Surroundings) -> None:
     if folder.is_image_machine(body) and body.image is not None and body.image.root_disk is not None:
         disk = _add(devices, "disk", type="file", device="disk")
         _add(disk, "driver", name="qemu", type="raw")
-        _shared_source(disk, body.image.root_disk)
+        _shared_source(disk, body.image.root_disk, around)
         _add(disk, "backingStore")
         _add(disk, "target", dev="vda", bus="virtio")
         _add(disk, "readonly")
@@ -187,20 +187,22 @@ def _disks(devices: ET.Element, body: Body, base: BaseDisk | None) -> None:
             _add(disk, "source", file=str(folder.upper_disk(body.directory)))
             _add(disk, "backingStore")
             _add(disk, "target", dev="vdb", bus="virtio")
-    elif base is not None:
+    elif around.base is not None:
         disk = _add(devices, "disk", type="file", device="disk")
         _add(disk, "driver", name="qemu", type="qcow2", discard="unmap", error_policy="enospace")
         _add(disk, "source", file=str(folder.overlay_disk(body.directory)))
         backing = _add(disk, "backingStore", type="file")  # written out, so that libvirt never probes a format
-        _add(backing, "format", type=base.format)
-        _shared_source(backing, base.path)
+        _add(backing, "format", type=around.base.format)
+        _shared_source(backing, around.base.path, around)
         _add(backing, "backingStore")
         _add(disk, "target", dev="vda", bus="virtio")
 
 
-def _shared_source(parent: ET.Element, path: Path) -> None:
-    """A file that others use too: libvirt must not give it to QEMU's user."""
-    _add(_add(parent, "source", file=str(path)), "seclabel", model="dac", relabel="no")
+def _shared_source(parent: ET.Element, path: Path, around: Surroundings) -> None:
+    """A file that others use too: the system's libvirt must not give it to QEMU's user. (A session has one user.)"""
+    source = _add(parent, "source", file=str(path))
+    if around.system:
+        _add(source, "seclabel", model="dac", relabel="no")
 
 
 def _interface(devices: ET.Element, body: Body, *, system: bool) -> None:
