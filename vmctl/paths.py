@@ -53,6 +53,6 @@ def default_paths() -> Paths:
     if os.geteuid() == 0:
         return Paths(state=Path("/var/lib/vmctl"), run=Path("/run/vmctl"), user_config=config)
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
     state = data / "vmctl"
-    return Paths(state=state, run=Path(runtime) / "vmctl" if runtime else state / "run", user_config=config)
+    # Not XDG_RUNTIME_DIR: cron and a login shell differ in it, and one ledger MUST have one folder of locks.
+    return Paths(state=state, run=state / "run", user_config=config)

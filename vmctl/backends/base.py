@@ -243,6 +243,16 @@ class CanConsole(Protocol):
 
 
 @runtime_checkable
+class Advises(Protocol):
+    def advice(self) -> str:
+        """One line on what makes this backend slow or weak on this host, and the remedy; empty if nothing does.
+
+        It is said once per host and text, before the first start.
+        """
+        ...
+
+
+@runtime_checkable
 class TakesImages(Protocol):
     """Backends with an image store of their own (ImageForm.DOCKER)."""
 
@@ -268,6 +278,7 @@ EMPTY_CONFIG = ImageConfig()
 
 __all__ = [
     "EMPTY_CONFIG",
+    "Advises",
     "Attachment",
     "Backend",
     "BackendFactory",

@@ -14,6 +14,7 @@ from vmctl.model.capability import Feature
 from vmctl.model.ids import check_name
 from vmctl.model.state import ALIVE, Desired, Exit, State
 from vmctl.model.views import ActionResult
+from vmctl.ops.advice import advise
 from vmctl.ops.ending import finish
 from vmctl.ops.instances import find, ref_of
 from vmctl.ops.observe import observe
@@ -70,6 +71,7 @@ def _start(app: App, record: InstanceRecord, backend: Backend, ref: Ref, *, atta
 
         undo.push("start", unstart)
         crash_point("start.begun")
+        advise(app, backend)
         attachment = backend.start(ref, attach=attached)
         crash_point("start.started")
         app.allocator.confirm(grant)

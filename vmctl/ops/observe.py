@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmctl.app import App
 from vmctl.backends.base import CanStats, Ref
-from vmctl.backends.registry import backend_names
+from vmctl.backends.registry import shipped_names
 from vmctl.errors import VmctlError
 from vmctl.model.observed import Foreign, Observed
 from vmctl.model.state import ALIVE, State
@@ -39,11 +39,14 @@ def refresh(app: App) -> list[tuple[InstanceRecord, Observed | None]]:
 
 
 def observe(app: App) -> Observation:
-    """What admission needs to know: our bodies and those of others, on every backend that serves."""
+    """What admission needs to know: our bodies and those of others, on every backend that serves.
+
+    A third party's backend takes part as soon as it has an instance.
+    """
     from vmctl.allocation.records import Observation
 
     sweep_once(app)
-    names = {*backend_names(), *(record.backend for record in app.ledger.instances())}
+    names = {*shipped_names(), *(record.backend for record in app.ledger.instances())}
     answers = _ask(app, names, with_foreign=True)
     _settle(app, answers)
     served = {name: answer for name, answer in answers.items() if not isinstance(answer, VmctlError)}
@@ -83,9 +86,10 @@ def _ask(app: App, names: Iterable[str], *, with_foreign: bool) -> dict[str, _An
 def _settle(app: App, answers: dict[str, _Answer | VmctlError]) -> dict[str, Observed]:
     """Write down what was seen; our bodies by id.
 
-    The bodies were listed first, so every body that is meant to live has its row by now.
+    The bodies were listed first, so every body that is meant to live has its row, and its compute claim, by now.
     """
     records = {record.id: record for record in app.ledger.instances()}
+    entitled = {claim.instance_id for claim in app.allocator.claim_views() if claim.part == "compute"}
     bodies: dict[str, Observed] = {}
     for name, answer in answers.items():
         if isinstance(answer, VmctlError):
@@ -93,10 +97,12 @@ def _settle(app: App, answers: dict[str, _Answer | VmctlError]) -> dict[str, Obs
         for body in answer.bodies:
             if body.ledger != app.ledger.uuid:
                 continue
-            if body.id in records:
-                bodies[body.id] = body
-            else:
+            if body.id not in records:
                 _remove_stray(app, name, body.id)
+                continue
+            bodies[body.id] = body
+            if body.state in ALIVE and body.id not in entitled:
+                bodies[body.id] = _end_unclaimed(app, records[body.id])
     for record in records.values():
         asked = answers.get(record.backend)
         if asked is None:
@@ -120,7 +126,15 @@ def _as_foreign(backend: str, body: Observed) -> Foreign:
     )
 
 
+def _end_unclaimed(app: App, record: InstanceRecord) -> Observed:
+    """A body that runs on nobody's account: a start that its daemon carried out late (section 10, P7)."""
+    backend, ref = app.backend(record.backend), Ref(record.id, app.paths.instance(record.id))
+    backend.stop(ref, timeout=0)
+    app.notice(f"note: stopped {record.name}: it ran without a claim")
+    return backend.inspect(ref)
+
+
 def _remove_stray(app: App, backend: str, instance_id: str) -> None:
     """A body with our ledger's mark and no row: a daemon carried out a dead client's request (section 10, P7)."""
     app.backend(backend).delete(Ref(instance_id, app.paths.instance(instance_id)))
-    app.notice(f"removed a stray {backend} body without a claim: {instance_id}")
+    app.notice(f"note: removed a stray {backend} body without a claim: {instance_id}")

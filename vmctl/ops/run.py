@@ -12,6 +12,7 @@ from vmctl.model.ids import new_id
 from vmctl.model.spec import InstanceSpec
 from vmctl.model.state import Exit, State
 from vmctl.model.views import ActionResult, View
+from vmctl.ops.advice import advise
 from vmctl.ops.ending import finish, remove_body
 from vmctl.ops.instances import accept, body_for
 from vmctl.ops.naming import named
@@ -44,6 +45,7 @@ def run(app: App, spec: InstanceSpec, *, detach: bool, stdio: Stdio | None = Non
     spec = named(spec)
     with UndoStack() as undo:
         backend, grant, ref = _claim_and_create(app, spec, undo, start=True, session=spec.remove and attach is not None)
+        advise(app, backend)
         attachment = backend.start(ref, attach=attach is not None)
         crash_point("run.started")
         app.allocator.confirm(grant)

@@ -74,7 +74,7 @@ class LibvirtBackend:
     def validate(self, spec: InstanceSpec) -> None:
         limits.validate(spec, system=self._client.system)
 
-    def accel_notice(self) -> str:
+    def advice(self) -> str:
         """One line for whoever makes a machine that KVM will not run: why, and how to get KVM. Else empty."""
         verdict = self._verdict([])
         if verdict.accel == accel.KVM:

@@ -1,0 +1,20 @@
+"""What a user should hear once about a backend on this host: why machines are slow, which limits are weak."""
+
+from __future__ import annotations
+
+import hashlib
+
+from vmctl.app import App
+from vmctl.backends.base import Advises, Backend
+
+
+def advise(app: App, backend: Backend) -> None:
+    """Say the backend's advice, unless it has been said on this host before."""
+    text = backend.advice() if isinstance(backend, Advises) else ""
+    if not text:
+        return
+    said = app.paths.cache / f"advice-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if said.exists():
+        return
+    app.notice(f"note: {text}")
+    said.touch()
