@@ -111,9 +111,11 @@ def test_logs(fake: OnFake) -> None:
 def test_copy(fake: OnFake) -> None:
     fake.up("web")
     (fake.cwd / "file").write_text("content")
-    fake("cp", "file", "web:/tmp/copied").expect()
+    assert fake("cp", "file", "web:/tmp/copied").expect().out == ""
     fake("cp", "web:/tmp/copied", "back").expect()
     assert (fake.cwd / "back").read_text() == "content"
+    done = json.loads(fake("cp", "file", "web:/tmp/again", *_JSON).expect().out)
+    assert done["items"][0]["action"] == "copied"
     archive = fake("cp", "web:/tmp/copied", "-").expect().stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         assert tar.getnames() == ["copied"]

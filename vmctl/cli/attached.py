@@ -77,6 +77,17 @@ def exec_attached(app: App, name: str, options: ExecOptions) -> int:
     return exit_code(end, name)
 
 
+def console_attached(app: App, name: str, *, tty: bool) -> int:
+    """Stay on the console until it is left or the machine ends; neither is a failure."""
+    from vmctl.ops.console import console
+
+    if tty:
+        streams.notice(f"note: connected to {name}; Ctrl-] leaves")
+    with session(stdin=True, tty=tty) as stdio:
+        console(app, name, stdio)
+    return 0
+
+
 def exit_code(end: Exit | None, name: str) -> int:
     """The workload's own code; 125 for a session that was cut: the workload may live on."""
     if end is None:

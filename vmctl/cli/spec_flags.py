@@ -81,7 +81,7 @@ class SpecFlags:
     stop_timeout: Annotated[
         Text, typer.Option("--stop-timeout", metavar="DURATION", help="Time between that and force.")
     ] = None
-    ttl: Annotated[Text, typer.Option("--ttl", metavar="DURATION", help="The claim expires after this time.")] = None
+    ttl: Annotated[Text, typer.Option("--ttl", metavar="DURATION", help="Remove it after this time: 2h.")] = None
     project: Annotated[Text, typer.Option("--project", metavar="NAME", help="Project it is counted for.")] = None
     backend: Annotated[Text, typer.Option("--backend", metavar="NAME", help="Default: that of the kind.")] = None
     boot_disk: Annotated[

@@ -38,6 +38,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("events", "events", "Show what happens to instances", _INSTANCES),
     Verb("exec", "exec", "Run a command in a running instance", _INSTANCES),
     Verb("shell", "shell", "Open a shell in a running instance", _INSTANCES),
+    Verb("console", "console", "Connect to a machine's serial console", _INSTANCES),
     Verb("cp", "cp", "Copy files between the host and an instance", _INSTANCES),
     Verb("wait", "wait", "Wait until instances have ended", _INSTANCES),
     Verb("rename", "rename", "Give an instance another name", _INSTANCES),

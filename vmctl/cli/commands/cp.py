@@ -28,5 +28,5 @@ def cp(
     format = choose_format(format)
     with open_app() as opened:
         result = copy(opened, source, destination)
-        if destination != "-":
-            show_result(result, format)
+    if format != "table" and destination != "-":
+        show_result(result, format)
