@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmctl.backends.base import Ref
 from vmctl.backends.libvirt import folder, limits, network, observe
-from vmctl.backends.libvirt.client import Client, Domain
+from vmctl.backends.libvirt.client import Client, Connection, Domain
 from vmctl.backends.libvirt.errors import translated
 from vmctl.backends.libvirt.states import DomainState
 from vmctl.errors import NotFound, VmctlError
@@ -57,13 +57,18 @@ def instances(client: Client) -> list[Observed]:
 
 
 def foreign(client: Client) -> list[Foreign]:
-    """All running machines that are not ours: all the memory they can take, QEMU's included, and what they hold."""
+    """All running machines that are not ours: all the memory they can take, QEMU's included, and what they hold.
+
+    Never waits for a machine that is busy (being started or ended, say): what it holds counts as nothing then.
+    """
     import libvirt
 
     with translated("cannot list machines"):
-        groups = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON
-        entries = client.connection().getAllDomainStats(groups, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE)
-        described = [(observe.describe_safely(domain), domain.name(), values) for domain, values in entries]
+        connection = client.connection()
+        running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        read = [(domain, observe.describe_safely(domain)) for domain in running]
+        others = {domain.name(): (domain, one) for domain, one in read if one is not None and one.owner is None}
+        resident = _resident(connection, [domain for domain, _ in others.values()])
     return [
         Foreign(
             backend="libvirt",
@@ -72,11 +77,21 @@ def foreign(client: Client) -> list[Foreign]:
             running=True,
             cpu_millis=one.cpu_millis,
             memory=one.memory + limits.qemu_memory(one.memory, one.vcpus, one.accel),
-            resident=values.get("balloon.rss", 0) * 1024,
+            resident=resident.get(name, 0),
         )
-        for one, name, values in described
-        if one is not None and one.owner is None
+        for name, (_, one) in others.items()
     ]
+
+
+def _resident(connection: Connection, domains: list[Domain]) -> dict[str, int]:
+    """Bytes that each holds of the host's memory, by name."""
+    import libvirt
+
+    if not domains:
+        return {}
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    entries = connection.domainListGetStats(domains, libvirt.VIR_DOMAIN_STATS_BALLOON, flags)
+    return {domain.name(): values.get("balloon.rss", 0) * 1024 for domain, values in entries}
 
 
 def stats(client: Client, refs: list[Ref]) -> list[Usage]:
