@@ -142,7 +142,7 @@ virtual_environment() {
 }
 
 guest_kernel() {
-    say "guest kernel and init: preparing (kept in vmctl's cache)"
+    say "guest kernel and init: prepared once, then kept"
     (cd "$root" && "$root/.venv/bin/python" -m vmctl.images.kernel </dev/null) ||
         fail "the guest kernel could not be prepared" "vmctl doctor says what is missing"
 }
