@@ -73,6 +73,6 @@ def test_killed_at(vmctl_with_image: Vmctl, kind: str, point: str) -> None:
     assert_nothing_left(vmctl.state_dir, keep=[NAME, *(row["id"] for row in rows)])
     if rows:
         vmctl("rm", "-f", NAME).expect()
-    vmctl("run", "-d", *verbs(kind)[0][0].split()[2:]).expect()  # the name and the room are free again
+    vmctl(*verbs(kind)[1][0].split()).expect()  # the name is free again
     vmctl("rm", "-f", NAME).expect()
     assert_nothing_left(vmctl.state_dir)

@@ -130,11 +130,11 @@ def _end_unclaimed(app: App, record: InstanceRecord) -> Observed:
     """A body that runs on nobody's account: a start that its daemon carried out late (section 10, P7)."""
     backend, ref = app.backend(record.backend), Ref(record.id, app.paths.instance(record.id))
     backend.stop(ref, timeout=0)
-    app.notice(f"note: stopped {record.name}: it ran without a claim")
+    app.notice(f"stopped {record.name}: it ran without a claim")
     return backend.inspect(ref)
 
 
 def _remove_stray(app: App, backend: str, instance_id: str) -> None:
     """A body with our ledger's mark and no row: a daemon carried out a dead client's request (section 10, P7)."""
     app.backend(backend).delete(Ref(instance_id, app.paths.instance(instance_id)))
-    app.notice(f"note: removed a stray {backend} body without a claim: {instance_id}")
+    app.notice(f"removed a stray {backend} body without a claim: {instance_id}")

@@ -32,7 +32,7 @@ def sweep_once(app: App) -> None:
             try:
                 _settle(app, orphan, orphan.instance)
             except VmctlError as error:
-                app.notice(f"note: {orphan.instance.name} could not be cleaned up: {error.message}")
+                app.notice(f"{orphan.instance.name} could not be cleaned up: {error.message}")
 
 
 def _settle(app: App, orphan: Orphan, record: InstanceRecord) -> None:
