@@ -16,5 +16,5 @@ def advise(app: App, backend: Backend) -> None:
     said = app.paths.cache / f"advice-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if said.exists():
         return
-    app.notice(f"{text}")
+    app.notice(text)
     said.touch()
