@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -267,6 +268,13 @@ def test_images(fake: OnFake) -> None:
     fake("image", "build", "x", "--from", "busybox", "--include", "python3").expect(2)
 
 
+def test_completion_knows_names(fake: OnFake) -> None:
+    assert fake("__complete", "rm", "").expect().out == "\n"
+    fake.up("web")
+    assert fake("__complete", "rm", "w").expect().out == "web\n"
+    assert fake("__complete", "run", "busy").expect().out.startswith("busybox")
+
+
 def test_system(fake: OnFake) -> None:
     assert "RECLAIMABLE" in fake("system", "df").expect().out
     fake("system", "prune", "--dry-run").expect()
@@ -339,6 +347,33 @@ def test_a_reader_that_goes_away_is_no_error(fake: OnFake) -> None:
     process.stdout.close()  # type: ignore[union-attr]
     assert process.stderr.read() == b""  # type: ignore[union-attr]
     assert process.wait(timeout=20) == 141
+
+
+@pytest.mark.parametrize("words", [["config", "ls"], ["schema"], ["--version"], ["help"]])
+def test_a_full_disk_is_said(vmctl: Vmctl, words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        process = vmctl.start(*words, stdout=full)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert err.startswith(b"error: cannot write the answer: No space left on device\n")
+
+
+def test_closed_streams_are_no_error(vmctl: Vmctl) -> None:
+    """A descriptor that the caller closed must not become the ledger's."""
+    command = f'exec "{sys.executable}" -m vmctl ps <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", command], env=vmctl.environment(), cwd=vmctl.state_dir / "cwd", check=False)
+    assert done.returncode == 0
+
+
+def test_odd_characters_do_not_stop_the_answer(fake: OnFake) -> None:
+    fake.up("web", "--label", "note=grüße")
+    for variables in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}):
+        assert "note=gr" in fake("ps", "--format", "{{.Labels}}", env=variables).expect().out
+
+
+def test_words_that_are_no_text_are_refused(fake: OnFake) -> None:
+    done = fake("run", "-e", "A=\udcff", "busybox", "--", "true").expect(2)
+    assert done.err.startswith("error: a value is not UTF-8 text\n")
 
 
 def test_a_state_folder_that_cannot_be_made(tmp_path: Path, vmctl: Vmctl) -> None:

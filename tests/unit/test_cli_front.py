@@ -204,6 +204,7 @@ def test_several_names_go_on_and_end_as_partial(capsys: pytest.CaptureFixture[st
         (["nonsense", ""], []),
         (["image", "nonsense", "--"], []),
         (["run", "x"], []),
+        (["rm", "x"], []),
     ],
 )
 def test_completion(words: list[str], candidates: list[str]) -> None:

@@ -37,7 +37,34 @@ def _candidates(before: list[str], last: str) -> list[str]:
         return list(verb.verbs)
     if before[-1] in _VALUES:
         return list(_VALUES[before[-1]])
-    return _options(verb, before) if last.startswith("-") and verb.name != "help" else []
+    if last.startswith("-"):
+        return _options(verb, before) if verb.name != "help" else []
+    return _names(verb, before)
+
+
+_TAKE_INSTANCES = frozenset(
+    {
+        "start", "stop", "restart", "kill", "pause", "resume", "rm", "inspect", "logs", "stats", "exec", "shell",
+        "console", "cp", "wait", "rename",
+    }
+)  # fmt: skip
+
+
+def _names(verb: Verb, before: list[str]) -> list[str]:
+    """Instances or images that may come next, from the ledger and the store alone: no backend is asked."""
+    from vmctl.cli.context import open_app
+    from vmctl.errors import VmctlError
+    from vmctl.paths import default_paths
+
+    takes_image = verb.name in ("run", "create") or before[:2] in (["image", "inspect"], ["image", "rm"])
+    if not (takes_image or verb.name in _TAKE_INSTANCES) or not default_paths().ledger.exists():
+        return []
+    try:
+        with open_app() as app:
+            found = app.images.list() if takes_image else app.ledger.instances()
+            return [one.name for one in found]
+    except VmctlError:
+        return []
 
 
 def _options(verb: Verb, before: list[str]) -> list[str]:

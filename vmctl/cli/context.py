@@ -26,7 +26,10 @@ def open_app(config: Config | None = None) -> Iterator[App]:
     from vmctl.app import App
 
     paths = default_paths()
-    app = App(paths, config or load_config(paths), notice)
+    config = config or load_config(paths)
+    if not state.knows_format():
+        state.remember_format(config.text("format"))
+    app = App(paths, config, notice)
     try:
         yield app
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from types import FrameType
 from typing import NoReturn
 
@@ -31,10 +30,9 @@ class SignalReceived(BaseException):
 def guarded(words: list[str]) -> int:
     """The exit code of ``words``; every error is shown, none leaves."""
     _catch_signals()
+    streams.tolerate_any_text()
     try:
-        code = _run(words)
-        sys.stdout.flush()
-        return code
+        return _run(words)
     except BrokenPipeError:
         streams.silence()
         return _BROKEN_PIPE
@@ -48,7 +46,9 @@ def _run(words: list[str]) -> int:
     from vmctl.cli.dispatch import dispatch
 
     try:
-        return dispatch(words)
+        code = dispatch(words)
+        streams.finish()
+        return code
     except VmctlError as error:
         show_failure(error, as_json=state.wants_json(words, understood=not isinstance(error, UsageError)))
         return error.exit_code

@@ -33,12 +33,10 @@ class _QuietFile(logging.FileHandler):
 
 
 def start_logging() -> None:
-    """Warnings of vmctl go to the log file, and nowhere else."""
+    """Warnings, those of libraries too, go to the log file and nowhere else."""
     handler = _QuietFile(default_paths().log, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("vmctl")
-    logger.addHandler(handler)
-    logger.propagate = False
+    logging.getLogger().addHandler(handler)
 
 
 def write_traceback(bug: Exception, words: list[str]) -> Path | None:

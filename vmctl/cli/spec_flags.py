@@ -15,6 +15,8 @@ import typer
 from vmctl.cli.params import Env, EnvFile, Interactive, Tty, User, Workdir
 from vmctl.cli.words import split_words
 from vmctl.errors import UsageError
+from vmctl.model.state import Kind
+from vmctl.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from vmctl.config import Config
@@ -140,7 +142,8 @@ def _form(flags: SpecFlags, *, remove: bool) -> SpecForm:
     try:
         return msgspec.convert(kept, SpecForm)
     except msgspec.ValidationError as error:  # only the kind is checked here
-        raise UsageError(f"unknown kind '{flags.kind}'", hint="one of vm, container, app") from error
+        hint = did_you_mean(flags.kind or "", Kind, "one of vm, container, app")
+        raise UsageError(f"unknown kind '{flags.kind}'", hint=hint) from error
 
 
 def _kind(flags: SpecFlags) -> str | None:

@@ -11,6 +11,11 @@ def remember_format(format: str) -> str:
     return format
 
 
+def knows_format() -> bool:
+    """Whether a format has been chosen."""
+    return bool(_format)
+
+
 def wants_json(words: list[str], *, understood: bool = True) -> bool:
     """Whether errors are to be JSON. A command line that could not be parsed is searched for ``--format json``."""
     if _format or understood:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from vmctl.model.views import Check
 from vmctl.output.show import Listing, show
-from vmctl.output.streams import one_line, paint
+from vmctl.output.streams import one_line, paint, write
 from vmctl.output.tables import Column
 
 CHECKS: Listing[Check] = Listing(
@@ -33,8 +33,7 @@ def show_checks(checks: Iterable[Check], format: str) -> bool:
     healthy = True
     for check in checks:
         healthy = healthy and (check.ok or not check.needed)
-        sys.stdout.write(_line(check))
-        sys.stdout.flush()
+        write(_line(check), now=True)
     return healthy
 
 

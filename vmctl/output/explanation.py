@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from vmctl.model.views import Explanation, ShortageView
 from vmctl.output import tables
 from vmctl.output.listings import resource_amount
 from vmctl.output.show import Listing, show
-from vmctl.output.streams import answer_width
+from vmctl.output.streams import answer_width, write
 
 EXPLANATIONS: Listing[Explanation] = Listing(
     kind="explanations", view=Explanation, columns=(), key=lambda explanation: explanation.verdict
@@ -24,7 +22,7 @@ _VERDICTS = {
 def show_explanation(explanation: Explanation, format: str) -> None:
     """Write it for people, or as asked."""
     if format == "table":
-        sys.stdout.write(explanation_text(explanation, answer_width()))
+        write(explanation_text(explanation, answer_width()))
     else:
         show(EXPLANATIONS, [explanation], format)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from vmctl.model.views import HostView
 from vmctl.output import tables
 from vmctl.output.listings import HOST
 from vmctl.output.show import Listing, show
-from vmctl.output.streams import answer_width
+from vmctl.output.streams import answer_width, write
 from vmctl.units import format_size
 
 HOSTS: Listing[HostView] = Listing(kind="hosts", view=HostView, columns=(), key=lambda host: host.hostname)
@@ -22,5 +20,5 @@ def show_host(host: HostView, format: str) -> None:
         show(HOSTS, [host], format)
     else:
         facts = f"{host.cpus} CPUs, {format_size(host.memory)} memory, Linux {host.kernel}"
-        sys.stdout.write(f"{host.hostname}: {facts}\n\n")
-        sys.stdout.write(tables.render(HOST.columns, host.resources, answer_width()))
+        write(f"{host.hostname}: {facts}\n\n")
+        write(tables.render(HOST.columns, host.resources, answer_width()))

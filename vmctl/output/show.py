@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -40,7 +39,7 @@ def check_format(format: str) -> str:
 
 def show(listing: Listing[T], items: Sequence[T], format: str, *, quiet: bool = False) -> None:
     """Write all of ``items`` to stdout."""
-    sys.stdout.write(render(listing, items, format, quiet=quiet, width=streams.answer_width()))
+    streams.write(render(listing, items, format, quiet=quiet, width=streams.answer_width()))
 
 
 def render(
@@ -78,8 +77,7 @@ def show_each(listing: Listing[T], items: Iterable[T], format: str) -> None:
     else:
         raise UsageError(f"a stream cannot be shown as {format}", hint="use table, jsonl or a template")
     for item in items:
-        sys.stdout.write(one(item))
-        sys.stdout.flush()
+        streams.write(one(item), now=True)
 
 
 def show_detail(listing: Listing[T], items: Sequence[T], format: str) -> None:
@@ -88,4 +86,4 @@ def show_detail(listing: Listing[T], items: Sequence[T], format: str) -> None:
         show(listing, items, format)
         return
     for index, item in enumerate(items):
-        sys.stdout.write(("---\n" if index else "") + machine.dump_yaml(machine.plain(item)))
+        streams.write(("---\n" if index else "") + machine.dump_yaml(machine.plain(item)))

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
+
+from vmctl.errors import VmctlError
 
 
 def answer(text: str) -> None:
     """One or more lines of the answer, on stdout."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    write(text if text.endswith("\n") else text + "\n")
+
+
+def write(text: str, *, now: bool = False) -> None:
+    """``text`` as it is, on stdout; ``now`` for what is to be seen at once. Raises VmctlError as :func:`finish`."""
+    with _explained():
+        sys.stdout.write(text)
+        if now:
+            sys.stdout.flush()
 
 
 def answer_bytes(data: bytes, *, to_stderr: bool = False) -> None:
     """Bytes of a workload, as they are, at once; its stderr stays apart."""
     stream = sys.stderr if to_stderr else sys.stdout
-    stream.flush()
-    stream.buffer.write(data)
-    stream.buffer.flush()
+    with _explained():
+        stream.flush()
+        stream.buffer.write(data)
+        stream.buffer.flush()
 
 
 def notice(text: str) -> None:
@@ -48,9 +62,32 @@ def answer_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def silence() -> None:
-    """The reader of stdout has gone: what is still buffered must not raise at exit."""
+def tolerate_any_text() -> None:
+    """What the terminal's encoding cannot show, or what was no text at all, is escaped instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def finish() -> None:
+    """Write what is still buffered. Raises VmctlError if it cannot be (a full disk), BrokenPipeError."""
+    with _explained():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(1)
+        raise VmctlError(f"cannot write the answer: {error.strerror}", hint="check where output goes") from error
+
+
+def silence(*descriptors: int) -> None:
+    """The reader has gone: what is still buffered must not raise at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
+    for descriptor in descriptors or (1, 2):
         os.dup2(null, descriptor)
     os.close(null)

@@ -13,12 +13,15 @@ from typing import Any, ClassVar
 import msgspec
 
 from vmctl.errors import NotFound, PermissionDenied, UsageError
+from vmctl.model.state import Kind
 from vmctl.specs.form import MachineForm, MountForm, PortForm, SpecForm
 from vmctl.suggest import did_you_mean
 
 MAX_FILE = 1 << 20
 _FORMS: dict[str, type[msgspec.Struct]] = {"machine": MachineForm, "mounts": MountForm, "ports": PortForm}
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
+_ENUM = re.compile(r"Invalid enum value '(?P<value>.*)' - at `\$.kind`")
+_KINDS = "one of " + ", ".join(Kind)
 _OTHER = re.compile(r"(?P<text>.*?) - at `(?P<path>[^`]*)`")
 
 
@@ -77,6 +80,8 @@ def _explain(text: str, label: str) -> UsageError:
         known = [field.encode_name for field in msgspec.structs.fields(form)]
         hint = did_you_mean(unknown["key"], known, "known keys: " + " ".join(known))
         return UsageError(f"{label}: unknown key '{'.'.join(filter(None, (path, unknown['key'])))}'", hint=hint)
+    if wrong := _ENUM.fullmatch(text):
+        return UsageError(f"{label}: unknown kind '{wrong['value']}'", hint=did_you_mean(wrong["value"], Kind, _KINDS))
     if other := _OTHER.fullmatch(text):
         path = other["path"].removeprefix("$").lstrip(".")
         return UsageError(f"{label}: {path}: {other['text'].replace('`', '').lower()}")

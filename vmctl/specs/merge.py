@@ -68,6 +68,10 @@ def _merge(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
 
 
 def _check(spec: InstanceSpec) -> None:
+    try:
+        msgspec.json.encode(spec)
+    except UnicodeEncodeError as error:
+        raise UsageError("a value is not UTF-8 text", hint="names, commands and environments must be") from error
     if spec.remove and spec.restart is not RestartPolicy.NO:
         raise UsageError("--rm and --restart contradict each other", hint="leave one of them out")
     if spec.image is None and spec.kind is Kind.CONTAINER:
