@@ -233,11 +233,21 @@ def test_cut_session_is_no_exit_but_keeps_its_output() -> None:
     assert run_pump(session) == (None, b"last words", b"")
 
 
-def test_closed_stdout_is_drained() -> None:
+def test_closed_stdout_ends_the_session() -> None:
+    """As in ``vmctl run IMG -- yes | head -1``: nobody reads, so nobody is served."""
+    session, _ = session_with(lambda peer: peer.send(FrameType.STDOUT, b"y\n"))
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    assert WireAttachment(session).pump(Stdio(None, write_end, 2)) is None
+    os.close(write_end)
+    session.close()
+
+
+def test_closed_stderr_is_drained() -> None:
     def script(peer: Peer) -> None:
         acknowledged = 0
         for _ in range(16):
-            peer.send(FrameType.STDOUT, bytes(64 << 10))
+            peer.send(FrameType.STDERR, bytes(64 << 10))
             while acknowledged < 64 << 10:
                 acknowledged += struct.unpack(">I", peer.take(FrameType.WINDOW))[0]
             acknowledged -= 64 << 10
@@ -246,7 +256,7 @@ def test_closed_stdout_is_drained() -> None:
     session, _ = session_with(script)
     read_end, write_end = os.pipe()
     os.close(read_end)
-    end = WireAttachment(session).pump(Stdio(None, write_end, write_end))
+    end = WireAttachment(session).pump(Stdio(None, 1, write_end))
     os.close(write_end)
     session.close()
     assert end is not None

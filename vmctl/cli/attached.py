@@ -89,8 +89,13 @@ def console_attached(app: App, name: str, *, tty: bool) -> int:
 
 
 def exit_code(end: Exit | None, name: str) -> int:
-    """The workload's own code; 125 for a session that was cut: the workload may live on."""
+    """The workload's own code; 125 for a session that was cut: the workload may live on.
+
+    Raises BrokenPipeError where it was cut because nobody reads its output.
+    """
     if end is None:
+        if streams.reader_gone():
+            raise BrokenPipeError
         streams.notice(f"note: the session with {name} was cut; 'vmctl ps' shows whether it runs")
         return AttachFailed.exit_code
     if end.oom:

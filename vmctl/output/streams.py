@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import shutil
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,13 @@ def _explained() -> Iterator[None]:
     except OSError as error:
         silence(1)
         raise VmctlError(f"cannot write the answer: {error.strerror}", hint="check where output goes") from error
+
+
+def reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    poller = select.poll()
+    poller.register(1, 0)  # POLLERR is always told
+    return any(events & select.POLLERR for _, events in poller.poll(0))
 
 
 def silence(*descriptors: int) -> None:

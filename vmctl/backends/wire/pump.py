@@ -44,7 +44,7 @@ class _Output:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._queue = bytearray()
-        self._broken = False
+        self.broken = False
 
     def __bool__(self) -> bool:
         return bool(self._queue)
@@ -58,7 +58,7 @@ class _Output:
         poller.register(self.fd, select.POLLOUT)
         done = 0
         try:
-            while self._queue and not self._broken:
+            while self._queue and not self.broken:
                 count = os.write(self.fd, memoryview(self._queue)[:_PIPE_ROOM])
                 del self._queue[:count]
                 done += count
@@ -67,8 +67,8 @@ class _Output:
         except BlockingIOError:
             return done
         except OSError:
-            self._broken = True
-        if self._broken:
+            self.broken = True
+        if self.broken:
             done += len(self._queue)
             self._queue.clear()
         return done
@@ -102,6 +102,8 @@ class _Pump:
             self._write_outputs(events)
             if self._over:
                 continue
+            if self._outputs[FrameType.STDOUT].broken:
+                return None  # nobody reads any more (`| head`): the session is over, the process may live on
             if events.get(self._session.fileno(), 0):
                 self._session.flush()
                 self._take_frames()
