@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.runner import Vmctl
 from tests.support.sandbox import Sandboxes, gone, tree_of
 from vmctl.backends.base import Stdio
 from vmctl.backends.sandbox import cgroup
@@ -283,3 +284,13 @@ def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert told["stopped"] == "stopped"
     assert "fork" in told["crowd"]
     assert told["left"] == []
+
+
+def test_runs_where_no_process_has_number_2(vmctl: Vmctl) -> None:
+    """As in a container: what bwrap looks up by the numbers of its own pid namespace, the caller's /proc lacks."""
+    script = f"/bin/true; /bin/true; /bin/true; {sys.executable} -m vmctl run --rm --app -- echo inside"
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", f"{script}; exit $?"],
+        env=vmctl.environment(), capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"inside\n"), done.stderr

@@ -205,6 +205,10 @@ def _become_bwrap(order: Order, directory: str, who: Identity, owners: _Owners |
         stream.seek(0)
     for fd in inherited:
         os.set_inheritable(fd, True)
+    # bwrap looks its own children up by the numbers of this pid namespace. A host that shows a masked /proc forbids
+    # the mount to ordinary users; there those numbers name other processes, and bwrap says so if it minds.
+    with contextlib.suppress(OSError):
+        linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     limit_without_group(order)
     if userns is not None:
         os.setgroups([base + group for group in who.groups])
