@@ -99,7 +99,7 @@ def busybox_image(shared_state: Path) -> str:
     with (shared_state / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         vmctl = Vmctl(shared_state)
-        if not any(image["name"] == IMAGE for image in vmctl.json("image", "ls")):
+        if not any(image["name"].startswith(f"{IMAGE}:") for image in vmctl.json("image", "ls")):
             vmctl("image", "build", IMAGE, "--from", "busybox", timeout=300).expect()
     return IMAGE
 
@@ -109,7 +109,7 @@ def _make_state(folder: Path) -> None:
     folder.chmod(0o711)
     kernels = default_paths().state / "kernels"
     kernels.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if not (folder / "kernels").is_symlink():
+    with suppress(FileExistsError):  # another worker may make the same folder
         (folder / "kernels").symlink_to(kernels)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import signal
 import socket
 import struct
@@ -200,7 +201,7 @@ def test_terminal(guest: GuestMachine) -> None:
     session = guest.session()
     session.exec(sh("stty size; tty; read line; echo got $line; stty size", tty=True, stdin=True), (33, 101))
     first = b""
-    while b"/dev/pts/" not in first:
+    while not re.search(rb"/dev/pts/\d+\r\n", first):
         first += b"".join(frame.payload for frame in session.receive() if frame.type == FrameType.STDOUT)
         time.sleep(0.01)
     assert first.startswith(b"33 101\r\n")
