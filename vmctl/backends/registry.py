@@ -19,6 +19,7 @@ _SHIPPED = {
     "sandbox": "vmctl.backends.sandbox.adapter",
     "fake": "vmctl.backends.fake",
 }
+_SHARED = ("libvirt", "docker")
 _DEFAULTS = {Kind.VM: "libvirt", Kind.CONTAINER: "docker", Kind.APP: "sandbox"}
 
 
@@ -27,14 +28,17 @@ def default_backend(kind: Kind) -> str:
     return _DEFAULTS[kind]
 
 
-def shipped_names() -> list[str]:
-    """The backends that every command asks. The fake is for tests: selectable, not listed."""
-    return [name for name in _SHIPPED if name != "fake"]
+def shared_names() -> list[str]:
+    """Backends whose manager serves others, too: every admission asks them, even if vmctl has nothing there."""
+    return list(_SHARED)
 
 
 def backend_names() -> list[str]:
-    """Shipped backends first, then those of third parties: finding these costs 20 ms, so not on the way of ``run``."""
-    return shipped_names() + sorted(_third_party())
+    """Shipped backends first, then those of third parties. The fake is for tests: selectable, not listed.
+
+    Finding third parties costs 20 ms: not on the way of ``run`` and ``ps``.
+    """
+    return [name for name in _SHIPPED if name != "fake"] + sorted(_third_party())
 
 
 def open_backend(name: str, state: Path) -> Backend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 
 from vmctl.app import App
 from vmctl.backends.base import Advises, Backend
@@ -13,7 +13,7 @@ def advise(app: App, backend: Backend) -> None:
     text = backend.advice() if isinstance(backend, Advises) else ""
     if not text:
         return
-    said = app.paths.cache / f"advice-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    said = app.paths.cache / f"advice-{zlib.crc32(text.encode()):08x}"
     if said.exists():
         return
     app.notice(text)

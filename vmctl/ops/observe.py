@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmctl.app import App
 from vmctl.backends.base import CanStats, Ref
-from vmctl.backends.registry import shipped_names
+from vmctl.backends.registry import shared_names
 from vmctl.errors import VmctlError
 from vmctl.model.observed import Foreign, Observed
 from vmctl.model.state import ALIVE, State
@@ -39,14 +39,11 @@ def refresh(app: App) -> list[tuple[InstanceRecord, Observed | None]]:
 
 
 def observe(app: App) -> Observation:
-    """What admission needs to know: our bodies and those of others, on every backend that serves.
-
-    A third party's backend takes part as soon as it has an instance.
-    """
+    """What admission needs to know: our bodies, and those of others wherever others can have any."""
     from vmctl.allocation.records import Observation
 
     sweep_once(app)
-    names = {*shipped_names(), *(record.backend for record in app.ledger.instances())}
+    names = {*shared_names(), *(record.backend for record in app.ledger.instances())}
     answers = _ask(app, names, with_foreign=True)
     _settle(app, answers)
     served = {name: answer for name, answer in answers.items() if not isinstance(answer, VmctlError)}

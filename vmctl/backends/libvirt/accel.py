@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import select
 import shutil
@@ -79,8 +78,8 @@ def verdict(cache: Path, guests: list[Guest], *, force: bool = False) -> Verdict
 
 def cannot_open() -> str:
     """Why the device is of no use to this user; empty if it opens."""
-    if platform.machine() != "x86_64":
-        return f"machines are x86_64, this host is {platform.machine()}"
+    if os.uname().machine != "x86_64":
+        return f"machines are x86_64, this host is {os.uname().machine}"
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -119,7 +118,7 @@ def fingerprint(emulator: Path) -> str:
     stable = [line for line in cpu.splitlines() if line.split("\t")[0] in ("model name", "flags", "microcode")]
     info = emulator.stat()
     modules = [module for module in _MODULES if Path("/sys/module", module).exists()]
-    parts = [platform.release(), _read("/proc/sys/kernel/random/boot_id"), *stable, *modules]
+    parts = [os.uname().release, _read("/proc/sys/kernel/random/boot_id"), *stable, *modules]
     parts += [str(emulator.resolve()), str(info.st_size), str(info.st_mtime_ns)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

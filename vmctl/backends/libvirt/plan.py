@@ -26,6 +26,7 @@ ET.register_namespace("vmctl", NAMESPACE)
 MIB = 1 << 20
 _PERIOD = 100_000
 _LONG_PERIOD = 1_000_000
+_FIRST_SLOT = 2  # of the root bus: q35 has its bridge in 0, and a display's customary place is 1
 _MIN_QUOTA = 1000
 """Microseconds; libvirt's and the kernel's bounds."""
 
@@ -110,6 +111,8 @@ def domain_xml(body: Body, around: Surroundings) -> str:
     rng = _add(devices, "rng", model="virtio")
     _add(rng, "backend", "/dev/urandom", model="random")
     _add(devices, "audio", id="1", type="none")
+    if image_machine:
+        _on_root_bus(devices)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
 
@@ -222,6 +225,16 @@ def _console(devices: ET.Element, directory: Path) -> None:
     _add(serial, "source", mode="bind", path=str(folder.console_socket(directory)))
     _add(serial, "log", file=str(folder.console_log(directory)), append="on")
     _add(serial, "target", type="isa-serial", port="0")
+
+
+def _on_root_bus(devices: ET.Element) -> None:
+    """libvirt would put every device behind a hot-plug port of its own; the kernel probes ports one by one, slowly."""
+    slot = _FIRST_SLOT
+    for device in devices:
+        virtio = device.find("target[@bus='virtio']") is not None or device.find("model[@type='virtio']") is not None
+        if virtio or device.get("type") == "virtio-serial" or device.get("model") == "virtio":
+            _add(device, "address", type="pci", domain="0x0000", bus="0x00", slot=f"0x{slot:02x}", function="0x0")
+            slot += 1
 
 
 def _sessions(devices: ET.Element, directory: Path) -> None:
