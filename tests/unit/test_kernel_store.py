@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -94,18 +95,74 @@ def test_damaged_record_is_made_anew(host: Path) -> None:
     assert store(host).ensure() == made
 
 
-def test_without_a_kernel_and_network(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (host / "boot" / f"vmlinuz-{VERSION}").unlink()
+class Apt:
+    """Stands in for apt and dpkg-deb: knows ``packages`` (name -> Depends), and what lies in each."""
 
-    def fail(*arguments: object, **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess((), 100, "", "E: Could not resolve 'deb.debian.org'\n")
+    def __init__(self, packages: dict[str, str], download_fails: str = "") -> None:
+        self.packages = packages
+        self.download_fails = download_fails
+        self.downloaded: list[str] = []
 
+    def __call__(self, command: tuple[str, ...], cwd: Path, **_: object) -> subprocess.CompletedProcess[str]:
+        package = command[-1]
+        if command[0] == "apt-cache":
+            if package in self.packages:
+                shown = f"Package: {package}\nDepends: {self.packages[package]}\n"
+                return subprocess.CompletedProcess((), 0, shown, "")
+            return subprocess.CompletedProcess((), 100, "", f"E: no {package}\n")
+        if command[0] == "apt-get":
+            if self.download_fails:
+                return subprocess.CompletedProcess((), 100, "", self.download_fails)
+            self.downloaded.append(package)
+            (cwd / f"{package}.deb").touch()
+            return subprocess.CompletedProcess((), 0, "", "")
+        tree = Path(package)
+        if "linux-modules" in command[2] or "cloud" in command[2]:
+            version = Path(command[2]).stem.split("-", 2)[2]
+            shutil.copytree(cwd.parents[2] / "modules" / VERSION, tree / "lib" / "modules" / version)
+        if "linux-image" in command[2]:
+            (tree / "boot").mkdir(parents=True)
+            shutil.copy(cwd.parents[2] / "vmlinuz", tree / "boot" / "vmlinuz-1")
+        return subprocess.CompletedProcess((), 0, "", "")
+
+
+@pytest.fixture
+def apt_host(host: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``host`` without a kernel in /boot."""
+    (host / "boot" / f"vmlinuz-{VERSION}").rename(host / "vmlinuz")
     monkeypatch.setattr(kernel.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(kernel.subprocess, "run", fail)
+    return host
+
+
+def test_without_a_kernel_and_network(apt_host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt({"linux-image-cloud-amd64": f"linux-image-{VERSION} (= 1)"}, "E: Could not resolve 'mirror.invalid'\n")
+    monkeypatch.setattr(kernel.subprocess, "run", apt)
     with pytest.raises(BackendUnavailable, match="Could not resolve") as caught:
-        store(host).ensure()
+        store(apt_host).ensure()
     assert "apt-get update" in caught.value.hint
-    assert not list((host / "state" / "kernels").glob("tmp-*"))
+    assert not list((apt_host / "state" / "kernels").glob("tmp-*"))
+
+
+def test_apt_that_knows_no_kernel(apt_host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel.subprocess, "run", Apt({}))
+    with pytest.raises(BackendUnavailable, match="linux-image-cloud-amd64 or linux-image-virtual"):
+        store(apt_host).ensure()
+
+
+def test_debian_has_the_modules_with_the_kernel(apt_host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt({"linux-image-cloud-amd64": f"linux-image-{VERSION} (= 1)"})
+    monkeypatch.setattr(kernel.subprocess, "run", apt)
+    assert store(apt_host).ensure().version == VERSION
+    assert apt.downloaded == [f"linux-image-{VERSION}"]
+
+
+def test_ubuntu_has_the_modules_apart(apt_host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = "6.8.0-41-generic"
+    names = [f"linux-image-{version}", f"linux-modules-{version}"]
+    apt = Apt({"linux-image-virtual": f"{names[0]}, linux-headers-virtual", names[1]: "nothing"})
+    monkeypatch.setattr(kernel.subprocess, "run", apt)
+    assert store(apt_host).ensure().version == version
+    assert apt.downloaded == names
 
 
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,10 @@ from vmctl.images.vmlinuz import pvh_kernel
 from vmctl.model.image import Kernel
 from vmctl.paths import default_paths
 
-PACKAGE = "linux-image-cloud-amd64"
-_HINT = f"check the network and 'apt-get update', or install {PACKAGE}"
+PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
+"""Debian's and Ubuntu's names for "the newest kernel for virtual machines"; the first that apt knows is taken."""
+_INSTALLED = ("vmlinuz-*-cloud-amd64", "vmlinuz-*-generic")
+_HINT = f"check the network and 'apt-get update', or install {' or '.join(PACKAGES)}"
 _TIMEOUT = 300.0
 _FORMAT = 1  # of this folder's content and of the initramfs; a new number has everything made anew
 
@@ -137,8 +139,8 @@ class KernelStore:
         return target
 
     def _installed(self) -> _Source | None:
-        """The newest cloud kernel that the host has in /boot, if its modules are there and it can be read."""
-        found = self._boot.glob("vmlinuz-*-cloud-amd64")
+        """The newest such kernel that the host has in /boot, if its modules are there and it can be read."""
+        found = [image for pattern in _INSTALLED for image in self._boot.glob(pattern)]
         images = sorted(found, key=lambda file: _version_key(file.name), reverse=True)
         for image in images:
             modules = self._modules / image.name.removeprefix("vmlinuz-")
@@ -160,19 +162,40 @@ def _fetch(folder: Path, progress: Progress) -> _Source:
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise BackendUnavailable(f"cannot fetch a kernel: no {program} on this host", hint=_HINT)
-    shown = _run(("apt-cache", "show", "--no-all-versions", PACKAGE), folder)
-    found = re.search(r"^Depends:.*?\b(linux-image-[0-9][\w.+-]*)", shown, re.MULTILINE)
-    if found is None:
-        raise BackendUnavailable(f"apt knows no package {PACKAGE}", hint=_HINT)
-    progress(f"fetching {found[1]} (about 27 MB)")
-    _run(("apt-get", "download", found[1]), folder)
-    for package in folder.glob("*.deb"):
-        _run(("dpkg-deb", "-x", str(package), str(folder / "tree")), folder)
+    image_package = _newest_image(folder)
+    progress(f"fetching {image_package} (about 27 MB)")
+    for package in (image_package, *_module_packages(image_package, folder)):
+        _run(("apt-get", "download", package), folder)
+    for file in folder.glob("*.deb"):
+        _run(("dpkg-deb", "-x", str(file), str(folder / "tree")), folder)
     image = next(folder.glob("tree/boot/vmlinuz-*"), None)
     modules = next(folder.glob("tree/**/lib/modules/*"), None)
     if image is None or modules is None:
-        raise VmctlError(f"package {found[1]} holds no kernel", hint=_HINT)
+        raise VmctlError(f"package {image_package} holds no kernel", hint=_HINT)
     return _Source(image, modules)
+
+
+def _newest_image(folder: Path) -> str:
+    """The package with the kernel itself, such as linux-image-6.1.0-56-cloud-amd64."""
+    for package in PACKAGES:
+        shown = _shown(package, folder)
+        if found := re.search(r"^Depends:.*?\b(linux-image-[0-9][\w.+-]*)", shown, re.MULTILINE):
+            return found[1]
+    raise BackendUnavailable(f"apt knows no package {' or '.join(PACKAGES)}", hint=_HINT)
+
+
+def _module_packages(image_package: str, folder: Path) -> list[str]:
+    """Ubuntu keeps the modules apart; in Debian they come with the kernel."""
+    version = image_package.removeprefix("linux-image-")
+    return [name for name in (f"linux-modules-{version}", f"linux-modules-extra-{version}") if _shown(name, folder)]
+
+
+def _shown(package: str, folder: Path) -> str:
+    """What apt knows of a package; empty if it does not know it."""
+    try:
+        return _run(("apt-cache", "show", "--no-all-versions", package), folder)
+    except BackendUnavailable:
+        return ""
 
 
 def _run(command: tuple[str, ...], folder: Path) -> str:
