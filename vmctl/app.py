@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vmctl.backends import registry
-from vmctl.errors import PermissionDenied
+from vmctl.errors import PermissionDenied, VmctlError
 from vmctl.paths import Paths
 
 if TYPE_CHECKING:
@@ -82,3 +82,6 @@ class App:
             raise PermissionDenied(
                 f"cannot create {error.filename}", hint="run as root, or set VMCTL_STATE_DIR to a folder of your own"
             ) from error
+        except OSError as error:
+            hint = "set VMCTL_STATE_DIR to a folder on a disk that can be written"
+            raise VmctlError(f"cannot create {error.filename}: {error.strerror}", hint=hint) from error

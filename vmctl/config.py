@@ -154,8 +154,11 @@ def read_file(file: Path) -> dict[str, str]:
         return {}
     except PermissionError as error:
         raise PermissionDenied(f"cannot read {file}", hint="check the file's mode") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 text", hint="correct the file, or move it away") from error
+    except OSError as error:
+        hint = "correct the file, or move it away"
+        raise UsageError(f"{file}: cannot be read: {error.strerror}", hint=hint) from error
     return _parse(text, file)
 
 
@@ -165,14 +168,16 @@ def _parse(text: str, file: Path) -> dict[str, str]:
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file}: not valid TOML: {error}") from error
+        hint = 'lines look like: memory = "1G"'
+        raise UsageError(f"{file}: not valid TOML: {error}", hint=hint) from error
     found: dict[str, str] = {}
     for name, value in _flatten(tree, ""):
         if name not in BY_NAME:
             hint = did_you_mean(name, BY_NAME, "'vmctl config ls' lists the options")
             raise UsageError(f"{file}: unknown option '{name}'", hint=hint)
         if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise UsageError(f"{file}: {name}: a text or a number is needed")
+            hint = f'for example: {name} = "{BY_NAME[name].default}"'
+            raise UsageError(f"{file}: {name}: a text or a number is needed", hint=hint)
         found[name] = str(value)
     return found
 

@@ -16,6 +16,8 @@ class VmctlError(Exception):
 
     code: ClassVar[str] = "failed"
     exit_code: ClassVar[int] = 1
+    usual_hint: ClassVar[str] = "'vmctl doctor' checks every part of this host"
+    """Shown where an error carries no hint of its own."""
 
     def __init__(self, message: str, *, hint: str = "", details: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
@@ -36,6 +38,7 @@ class NotFound(VmctlError):
 
     code = "not-found"
     exit_code = 3
+    usual_hint = "check the spelling"
 
 
 class Conflict(VmctlError):
@@ -43,12 +46,14 @@ class Conflict(VmctlError):
 
     code = "conflict"
     exit_code = 4
+    usual_hint = "'vmctl ps -a' shows what there is"
 
 
 class WrongState(Conflict):
     """The instance exists, but its state does not allow the operation."""
 
     code = "wrong-state"
+    usual_hint = "'vmctl ps -a' shows the state of each instance"
 
 
 class NeverFits(VmctlError):
@@ -70,6 +75,7 @@ class Unsupported(VmctlError):
 
     code = "unsupported"
     exit_code = 7
+    usual_hint = "'vmctl backend ls' shows the backends; README.md has the table of what they can do"
 
 
 class PermissionDenied(VmctlError):
@@ -77,6 +83,7 @@ class PermissionDenied(VmctlError):
 
     code = "permission"
     exit_code = 8
+    usual_hint = "run as root, or as the user who owns it"
 
 
 class Partial(VmctlError):
@@ -84,6 +91,7 @@ class Partial(VmctlError):
 
     code = "partial"
     exit_code = 9
+    usual_hint = ""  # each failure has said its own
 
 
 class LedgerError(VmctlError):
@@ -105,6 +113,7 @@ class TimedOut(VmctlError):
 
     code = "timed-out"
     exit_code = 124
+    usual_hint = "'vmctl ps -a' shows what goes on; try again with a longer time"
 
 
 class AttachFailed(VmctlError):
@@ -119,6 +128,7 @@ class CannotInvoke(VmctlError):
 
     code = "cannot-invoke"
     exit_code = 126
+    usual_hint = "are program, folder (-w) and user (-u) there inside, and may that user run it?"
 
 
 class ProgramNotFound(VmctlError):
@@ -126,6 +136,7 @@ class ProgramNotFound(VmctlError):
 
     code = "program-not-found"
     exit_code = 127
+    usual_hint = "is it in the image, and is PATH right?"
 
 
 class Interrupted(VmctlError):

@@ -20,6 +20,12 @@ _JSON = ("--format", "json")
 FAKE = {f"VMCTL_BACKEND_{kind}": "fake" for kind in ("VM", "CONTAINER", "APP")}
 
 
+def one_error_one_hint(result: Result) -> None:
+    """Two lines on stderr, nothing on stdout."""
+    error, hint = result.err.splitlines()
+    assert (error[:7], hint[:6], result.out) == ("error: ", "hint: ", ""), result
+
+
 class OnFake:
     """``vmctl`` with every kind served by the fake backend."""
 
@@ -382,3 +388,50 @@ def test_a_state_folder_that_cannot_be_made(tmp_path: Path, vmctl: Vmctl) -> Non
     assert done.code != 0
     assert "Traceback" not in done.err
     assert done.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".json", '{"name": '),
+        (".yaml", "name: [x"),
+        (".toml", "kind = vm"),
+        (".json", "[" * 100_000),
+        (".yaml", "[" * 100_000),
+        (".yaml", "a: &a [*a]"),
+        (".yaml", '!!python/object/apply:os.system ["id"]'),
+        (".yaml", "image: busybox\nmemory: []"),
+        (".yaml", "image: busybox\npids: 0"),
+        (".yaml", "image: busybox\ncommand: [\"a\\0b\"]"),
+    ],
+)
+def test_nonsense_in_a_spec_file(fake: OnFake, tmp_path: Path, suffix: str, text: str) -> None:
+    file = tmp_path / f"spec{suffix}"
+    file.write_text(text)
+    one_error_one_hint(fake("create", "-f", str(file)).expect(2))
+    assert not fake.names("-a")
+
+
+def test_refusals_because_of_the_state_name_the_instance(fake: OnFake) -> None:
+    fake("create", "--name", "idle", "busybox", "--", "sleep", "1").expect()
+    for verb in (("kill",), ("pause",), ("resume",), ("exec",)):
+        refused = fake(*verb, "idle", *(("--", "true") if verb == ("exec",) else ())).expect(4)
+        one_error_one_hint(refused)
+        assert refused.err.startswith("error: idle: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "start"),
+    [
+        (("-p", "abc"), "error: --publish: "),
+        (("-v", "x"), "error: --volume: "),
+        (("--pids-limit", "0"), "error: --pids-limit: "),
+        (("-l", "!=1"), "error: --label: "),
+        (("--vm", "--kernel", "/nowhere/k"), "error: no file "),
+    ],
+)
+def test_errors_call_a_flag_by_its_name(fake: OnFake, flags: tuple[str, ...], start: str) -> None:
+    refused = fake("create", *flags, "busybox")
+    assert refused.code in (2, 3)
+    one_error_one_hint(refused)
+    assert refused.err.startswith(start)

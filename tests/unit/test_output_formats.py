@@ -148,6 +148,6 @@ def test_a_failure_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "code": "not-found",
         "exit_code": 3,
         "message": "gone",
-        "hint": "",
+        "hint": NotFound.usual_hint,
         "details": {"name": "x"},
     }

@@ -50,6 +50,8 @@ def _run(words: list[str]) -> int:
         streams.finish()
         return code
     except VmctlError as error:
+        if isinstance(error, UsageError) and not error.hint:
+            error.hint = f"'vmctl help {words[0]}' shows how it is used" if words else "see 'vmctl help'"
         show_failure(error, as_json=state.wants_json(words, understood=not isinstance(error, UsageError)))
         return error.exit_code
     except BrokenPipeError:

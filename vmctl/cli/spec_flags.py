@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Text = Optional[str]  # noqa: UP045 - Typer reads the annotations
 
+_FLAG_NAMES = {"labels": "label", "mounts": "volume", "pids": "pids-limit", "ports": "publish", "machine": ""}
+"""Keys of spec files whose flag has Docker's word; several flags make up ``machine``."""
+
 
 @dataclass(frozen=True)
 class SpecFlags:
@@ -104,7 +107,7 @@ def spec_of(flags: SpecFlags, config: Config, *, remove: bool = False) -> Instan
     if flags.file is not None:
         folder = Path() if flags.file == "-" else Path(flags.file).parent
         layers.append(Layer(load_spec(flags.file), flags.file + ": {}", folder))
-    layers.append(Layer(_form(flags, remove=remove), "--{}", Path()))
+    layers.append(Layer(_form(flags, remove=remove), "--{}", Path(), _FLAG_NAMES))
     return build_spec(layers, config)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vmctl.app import App
 from vmctl.backends.base import EMPTY_CONFIG, Backend, Body, Ref, TakesImages
-from vmctl.errors import NotFound, Unsupported, UsageError
+from vmctl.errors import NotFound, Unsupported, UsageError, WrongState
 from vmctl.model.capability import Feature, missing
 from vmctl.model.image import ImageConfig, ImageForm, PreparedImage
 from vmctl.model.process import Process, resolve_process
@@ -22,6 +24,15 @@ def find(app: App, ref: str) -> InstanceRecord:
     """The instance with this name, id or id prefix; what dead commands left is swept first. Raises NotFound."""
     sweep_once(app)
     return app.ledger.instance(ref)
+
+
+@contextmanager
+def speaking_of(record: InstanceRecord) -> Iterator[None]:
+    """Backends do not know what a body is called: a refusal because of its state gets the name here."""
+    try:
+        yield
+    except WrongState as error:
+        raise WrongState(f"{record.name}: {error.message}", hint=error.hint, details=error.details) from error
 
 
 def ref_of(app: App, record: InstanceRecord) -> Ref:

@@ -16,7 +16,7 @@ from vmctl.model.state import ALIVE, Desired, Exit, State
 from vmctl.model.views import ActionResult
 from vmctl.ops.advice import advise
 from vmctl.ops.ending import finish
-from vmctl.ops.instances import find, ref_of
+from vmctl.ops.instances import find, ref_of, speaking_of
 from vmctl.ops.observe import observe
 from vmctl.ops.session import attend
 from vmctl.undo import UndoStack
@@ -113,7 +113,8 @@ def kill(app: App, ref: str, signal: str = "SIGKILL") -> ActionResult:
     record = find(app, ref)
     if signal in ("SIGKILL", "KILL", "9"):
         app.ledger.set_desired(record.id, Desired.STOPPED)
-    app.backend(record.backend).kill(ref_of(app, record), signal=signal)
+    with speaking_of(record):
+        app.backend(record.backend).kill(ref_of(app, record), signal=signal)
     finish(app, record)
     return ActionResult(name=record.name, action="killed", id=record.id, detail=signal)
 
@@ -121,7 +122,8 @@ def kill(app: App, ref: str, signal: str = "SIGKILL") -> ActionResult:
 def pause(app: App, ref: str) -> ActionResult:
     """Freeze; everything stays claimed. Raises WrongState, Unsupported."""
     record = find(app, ref)
-    _pausing(app, record).pause(ref_of(app, record))
+    with speaking_of(record):
+        _pausing(app, record).pause(ref_of(app, record))
     app.ledger.set_desired(record.id, Desired.PAUSED)
     app.ledger.set_observed(record.id, State.PAUSED)
     return ActionResult(name=record.name, action="paused", id=record.id)
@@ -130,7 +132,8 @@ def pause(app: App, ref: str) -> ActionResult:
 def resume(app: App, ref: str) -> ActionResult:
     """Let a paused instance go on. Raises WrongState, Unsupported."""
     record = find(app, ref)
-    _pausing(app, record).resume(ref_of(app, record))
+    with speaking_of(record):
+        _pausing(app, record).resume(ref_of(app, record))
     app.ledger.set_desired(record.id, Desired.RUNNING)
     app.ledger.set_observed(record.id, State.RUNNING)
     return ActionResult(name=record.name, action="resumed", id=record.id)

@@ -18,8 +18,8 @@ def show_failure(error: VmctlError, *, as_json: bool = False) -> None:
 
 def _as_text(error: VmctlError) -> str:
     lines = [streams.paint("error:", "1;31", sys.stderr) + " " + streams.one_line(error.message)]
-    if error.hint:
-        lines.append(streams.paint("hint:", "36", sys.stderr) + " " + streams.one_line(error.hint))
+    if hint := error.hint or error.usual_hint:
+        lines.append(streams.paint("hint:", "36", sys.stderr) + " " + streams.one_line(hint))
     return "\n".join(lines) + "\n"
 
 
@@ -30,7 +30,7 @@ def _as_json(error: VmctlError) -> str:
         "code": error.code,
         "exit_code": error.exit_code,
         "message": error.message,
-        "hint": error.hint,
+        "hint": error.hint or error.usual_hint,
         "details": error.details,
     }
     return json.dumps(document, ensure_ascii=False, default=str) + "\n"

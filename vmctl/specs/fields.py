@@ -85,7 +85,8 @@ def read_env_file(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise NotFound(f"cannot read the env file '{path}': {error.strerror}") from error
+        hint = "an env file has lines such as NAME=value"
+        raise NotFound(f"cannot read the env file '{path}': {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"the env file '{path}' is not UTF-8 text") from error
     lines = (line.strip() for line in text.splitlines())
@@ -174,7 +175,7 @@ def existing_file(path: str, folder: Path) -> str:
     """``path`` made absolute. Raises NotFound unless it is a file (or a device)."""
     found = Path(absolute(path, folder))
     if not found.exists():
-        raise NotFound(f"no file '{found}'")
+        raise NotFound(f"no file '{found}'", hint="paths start in the current folder, or that of the spec file")
     if found.is_dir():
         raise UsageError(f"'{found}' is a folder, not a file")
     return str(found)

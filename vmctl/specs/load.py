@@ -18,6 +18,8 @@ from vmctl.specs.form import MachineForm, MountForm, PortForm, SpecForm
 from vmctl.suggest import did_you_mean
 
 MAX_FILE = 1 << 20
+MAX_DEPTH = 100
+_BROKEN_HINT = "'vmctl schema spec' prints what a spec file may hold"
 _FORMS: dict[str, type[msgspec.Struct]] = {"machine": MachineForm, "mounts": MountForm, "ports": PortForm}
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
 _ENUM = re.compile(r"Invalid enum value '(?P<value>.*)' - at `\$.kind`")
@@ -39,11 +41,11 @@ def _read(source: str) -> str:
             with Path(source).open("rb") as file:
                 data = file.read(MAX_FILE + 1)
     except FileNotFoundError as error:
-        raise NotFound(f"no spec file '{source}'") from error
+        raise NotFound(f"no spec file '{source}'", hint="-f takes a YAML, TOML or JSON file, or '-'") from error
     except PermissionError as error:
         raise PermissionDenied(f"cannot read '{source}'", hint="check the file's mode") from error
     except OSError as error:
-        raise UsageError(f"cannot read '{source}': {error.strerror}") from error
+        raise UsageError(f"cannot read '{source}': {error.strerror}", hint="is this a spec file?") from error
     if len(data) > MAX_FILE:
         raise UsageError(f"{source}: larger than 1 MiB", hint="is this a spec file?")
     try:
@@ -58,9 +60,9 @@ def parse(text: str, suffix: str, label: str) -> object:
     try:
         return reader(text)
     except ValueError as error:
-        raise UsageError(f"{label}: {error}") from error
+        raise UsageError(f"{label}: {error}", hint=_BROKEN_HINT) from error
     except RecursionError as error:
-        raise UsageError(f"{label}: nested too deeply") from error
+        raise UsageError(f"{label}: nested too deeply", hint=_BROKEN_HINT) from error
 
 
 def decode(document: object, label: str) -> SpecForm:
@@ -84,8 +86,8 @@ def _explain(text: str, label: str) -> UsageError:
         return UsageError(f"{label}: unknown kind '{wrong['value']}'", hint=did_you_mean(wrong["value"], Kind, _KINDS))
     if other := _OTHER.fullmatch(text):
         path = other["path"].removeprefix("$").lstrip(".")
-        return UsageError(f"{label}: {path}: {other['text'].replace('`', '').lower()}")
-    return UsageError(f"{label}: {text.replace('`', '')}")
+        return UsageError(f"{label}: {path}: {other['text'].replace('`', '').lower()}", hint=_BROKEN_HINT)
+    return UsageError(f"{label}: {text.replace('`', '')}", hint=_BROKEN_HINT)
 
 
 def _toml(text: str) -> object:
@@ -111,12 +113,27 @@ def _yaml(text: str) -> object:
     import yaml
 
     try:
+        _check_depth(text)
         return yaml.load(text, Loader=_yaml_loader())  # noqa: S506 - a safe loader with fewer surprises
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{place}{error.problem or 'not valid YAML'}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {error}") from error
+
+
+def _check_depth(text: str) -> None:
+    """Raises RecursionError. libyaml's composer recurses on the C stack and crashes where Python would raise."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=_yaml_loader()):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise RecursionError
 
 
 @functools.cache

@@ -22,11 +22,15 @@ from vmctl.units import exact_size, format_cpus, parse_cpus, parse_size, round_u
 
 
 class Layer(NamedTuple):
-    """One form, how its keys are called in messages (``--{}``, ``web.yaml: {}``), and where its paths start."""
+    """One form, how its keys are called in messages (``--{}``, ``web.yaml: {}``), and where its paths start.
+
+    ``names`` has the keys that go by another name; one with an empty name is not mentioned.
+    """
 
     form: SpecForm
     label: str
     folder: Path
+    names: Mapping[str, str] = {}
 
 
 def build_spec(layers: list[Layer], config: Config) -> InstanceSpec:
@@ -88,7 +92,9 @@ def _named(layer: Layer, key: str) -> Iterator[None]:
     try:
         yield
     except (UsageError, NotFound) as error:
-        raise type(error)(f"{layer.label.format(key)}: {error.message}", hint=error.hint) from error
+        name = layer.names.get(key, key)
+        prefix = f"{layer.label.format(name)}: " if name else ""
+        raise type(error)(prefix + error.message, hint=error.hint) from error
 
 
 def _read(layer: Layer) -> dict[str, Any]:
