@@ -126,6 +126,16 @@ def test_copy(fake: OnFake) -> None:
     archive = fake("cp", "web:/tmp/copied", "-").expect().stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         assert tar.getnames() == ["copied"]
+    (fake.cwd / "link").symlink_to("newer")
+    (fake.cwd / "newer").write_text("newer")
+    fake("cp", "link", "web:/tmp/copied").expect()
+    assert fake("exec", "web", "--", "cat", "/tmp/copied").expect().out == "newer"
+    fake("cp", "link", "web:/tmp").expect()
+    assert fake("exec", "web", "--", "cat", "/tmp/link").expect().out == "newer"
+    (fake.cwd / "folder").mkdir()
+    one_error_one_hint(fake("cp", "folder", "web:/tmp/copied").expect(4))
+    one_error_one_hint(fake("cp", "web:/tmp", "back").expect(4))
+    one_error_one_hint(fake("cp", "web:/tmp/copied", "/proc/absent").expect(1))
     fake("cp", "file", "other-file").expect(2)
     fake("cp", "absent", "web:/tmp/x").expect(3)
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.harness import IDLE, LEDGER, PATH, Harness, pump, until
 from vmctl.backends.base import Ref, Stdio
-from vmctl.errors import CannotInvoke, NotFound, ProgramNotFound, TimedOut, VmctlError, WrongState
+from vmctl.errors import CannotInvoke, Conflict, NotFound, ProgramNotFound, TimedOut, VmctlError, WrongState
 from vmctl.model.event import Stream
 from vmctl.model.process import Process
 from vmctl.model.state import State
@@ -59,6 +59,11 @@ def test_bad_requests_are_errors_of_ours(h: Harness, idle: Ref) -> None:
         with pytest.raises(VmctlError):
             verb()
     assert h.backend.inspect(idle).state is State.RUNNING
+
+
+def test_a_file_is_no_folder_to_copy_into(h: Harness, idle: Ref) -> None:
+    with pytest.raises(Conflict):
+        h.backend.copy_in(idle, "/etc/passwd", archive({"new": b"data"}))
 
 
 def test_exec_signal(h: Harness, idle: Ref) -> None:

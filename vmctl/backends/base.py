@@ -202,7 +202,7 @@ class CanCopy(Protocol):
     """Copies as a tar stream: one format, no temporary files, no Python needed inside."""
 
     def copy_in(self, ref: Ref, path: str, archive: BinaryIO) -> None:
-        """Unpack ``archive`` into the existing folder ``path`` inside."""
+        """Unpack ``archive`` into the folder ``path`` inside. Raises NotFound; Conflict if it is not a folder."""
         ...
 
     def copy_out(self, ref: Ref, path: str, archive: BinaryIO) -> None:

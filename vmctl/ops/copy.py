@@ -8,13 +8,14 @@ import shutil
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from vmctl.app import App
 from vmctl.backends.base import CanCopy, Ref
-from vmctl.errors import NotFound, Unsupported, UsageError, VmctlError
+from vmctl.errors import Conflict, NotFound, PermissionDenied, Unsupported, UsageError, VmctlError
 from vmctl.model.capability import Feature
 from vmctl.model.views import ActionResult
 from vmctl.ops.instances import find, ref_of
@@ -81,12 +82,12 @@ def _copy_in(source: str, inside: _Inside) -> None:
             read=lambda archive: inside.backend.copy_in(inside.ref, folder, archive),
         )
 
-    own_name = path.resolve().name
+    own_name = path.resolve().name if path.name in ("", "..") else path.name
     try:
         send(inside.path, own_name)
-    except NotFound:  # not a folder: then it is the new name inside an existing folder
+    except (NotFound, Conflict) as error:  # not a folder: then it is a new name in one, or a file to replace
         parent, name = posixpath.split(inside.path.rstrip("/"))
-        if inside.path.endswith("/") or not name:
+        if inside.path.endswith("/") or not name or (isinstance(error, Conflict) and path.is_dir()):
             raise
         send(parent or "/", name)
 
@@ -106,14 +107,15 @@ def _copy_out(inside: _Inside, destination: str) -> None:
 
 
 def _pack(path: Path, name: str, archive: BinaryIO) -> None:
-    with tarfile.open(fileobj=archive, mode="w|") as tar:
-        tar.add(path, arcname=name)
+    """As cp -R: a link given by name is followed, links below it are copied as links."""
+    with _host_errors(path), tarfile.open(fileobj=archive, mode="w|") as tar:
+        tar.add(path.resolve(), arcname=name)
 
 
 def _unpack(archive: BinaryIO, folder: Path, name: str | None) -> None:
     """Unpack below ``folder``, the root renamed to ``name``. The instance is not trusted: see :func:`_check_member`."""
     try:
-        with tarfile.open(fileobj=archive, mode="r|") as tar:
+        with _host_errors(folder), tarfile.open(fileobj=archive, mode="r|") as tar:
             for member in tar:
                 if name is not None:
                     _, slash, rest = member.name.lstrip("./").partition("/")
@@ -122,6 +124,25 @@ def _unpack(archive: BinaryIO, folder: Path, name: str | None) -> None:
                 tar.extract(member, folder, set_attrs=not member.issym())
     except tarfile.ReadError as error:
         raise NotFound("nothing was copied: the stream from the instance is empty or cut") from error
+
+
+@contextmanager
+def _host_errors(path: Path) -> Iterator[None]:
+    """What the host's own files refuse, in our words."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise Conflict(
+            f"'{error.filename}' is in the way: {error.strerror}", hint="remove it, or name another"
+        ) from error
+    except PermissionError as error:
+        raise PermissionDenied(
+            f"no permission for '{error.filename or path}'", hint="check its owner and mode"
+        ) from error
+    except OSError as error:
+        raise VmctlError(f"cannot copy '{error.filename or path}': {error.strerror}", hint="check the disk") from error
 
 
 def _check_member(member: tarfile.TarInfo, folder: Path) -> None:

@@ -56,6 +56,8 @@ def failure(status: int, message: str) -> VmctlError:
         return Conflict(f"a published port is taken: {text}", hint="choose another host port")
     if "no space left on device" in message:
         return VmctlError("the disk of Docker is full", hint="free space below Docker's data folder: docker system df")
+    if "extraction point is not a directory" in message:
+        return Conflict("not a folder inside", hint="name a folder, or a new name in one")
     match status:
         case 400:
             return UsageError(f"Docker refused: {text}")

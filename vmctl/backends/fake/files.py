@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from vmctl.backends.fake.program import ReadFile
 from vmctl.backends.fake.store import FakeBody
-from vmctl.errors import NotFound, VmctlError
+from vmctl.errors import Conflict, NotFound, VmctlError
 
 _FOLDERS = ("/", "/bin", "/etc", "/root", "/tmp")  # noqa: S108 - a folder inside
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\n"
@@ -37,10 +37,12 @@ def reader(body: FakeBody) -> ReadFile:
 
 
 def unpack(body: FakeBody, folder: str, archive: BinaryIO) -> None:
-    """Regular files and folders of a tar stream. Raises NotFound without the folder."""
+    """Regular files and folders of a tar stream. Raises NotFound without the folder, Conflict where it is a file."""
     base = posixpath.normpath(folder)
-    if base not in body.files or body.files[base] is not None:
+    if base not in body.files:
         raise NotFound(f"no such folder inside: {folder}")
+    if body.files[base] is not None:
+        raise Conflict(f"not a folder inside: {folder}", hint="name a folder, or a new name in one")
     try:
         with tarfile.open(fileobj=archive, mode="r|*") as tar:
             for member in tar:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from vmctl.backends.base import Attachment, Stdio
-from vmctl.errors import AttachFailed, NotFound, VmctlError
+from vmctl.errors import AttachFailed, Conflict, NotFound, VmctlError
 from vmctl.model.process import DEFAULT_PATH, Process
 from vmctl.model.state import Exit
 
@@ -19,15 +20,19 @@ TAR = ("tar",)
 
 _CHUNK = 64 << 10
 _COMPLAINT_LIMIT = 4096
+_NO_FOLDER = re.compile(r"^tar: (can't change directory to '.*'|.*: Cannot open): Not a directory$", re.MULTILINE)
+"""What busybox's tar and GNU's say of -C."""
 _READER_GRACE = 1.0  # seconds: a source that blocks must not hold up the failure that tar reported
 _ENV = {"PATH": DEFAULT_PATH, "LC_ALL": "C"}
 
 
 def copy_in(run: Exec, path: str, archive: BinaryIO, *, tar: tuple[str, ...] = TAR) -> None:
-    """Unpack ``archive`` into the folder ``path`` inside. Raises NotFound, ProgramNotFound (no tar), VmctlError."""
+    """Unpack ``archive`` into the folder ``path`` inside. Raises NotFound, Conflict, ProgramNotFound (no tar)."""
     process = Process(argv=(*tar, "-x", "-f", "-", "-C", _operand(path)), env=_ENV, stdin=True)
     with _feed(archive) as stdin:
         end, complaint = _pump(run, process, stdin=stdin, stdout=None)
+    if _NO_FOLDER.search(complaint):
+        raise Conflict(f"not a folder inside: {path}", hint="name a folder, or a new name in one")
     _judge(end, complaint, path)
 
 
