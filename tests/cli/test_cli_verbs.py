@@ -209,7 +209,12 @@ def test_host_set(fake: OnFake) -> None:
     (row,) = json.loads(fake("host", "set", "cpu.shared", "--ratio", "1.5", *_JSON).expect().out)["items"]
     assert row["ratio_ppm"] == 1_500_000
     fake("host", "set", "mem", "--ratio", "none").expect(2)
-    fake("host", "set", "marbles", "--total", "4").expect(2)
+    assert "no resource called 'marbles'" in fake("host", "set", "marbles", "--total", "4G").expect(2).err
+    assert "cannot reserve 999G of mem" in fake("host", "set", "mem", "--reserved", "999G").expect(2).err
+    one_error_one_hint(fake("host", "set", "mem").expect(2))
+    one_error_one_hint(fake("host", "set", "mem", "--reset", "--total", "1G").expect(2))
+    (row,) = json.loads(fake("host", "set", "mem", "--reset", *_JSON).expect().out)["items"]
+    assert row["source"] == "probed"
 
 
 def test_refusals_have_their_codes_and_change_nothing(fake: OnFake) -> None:
@@ -412,7 +417,7 @@ def test_a_state_folder_that_cannot_be_made(tmp_path: Path, vmctl: Vmctl) -> Non
         (".yaml", '!!python/object/apply:os.system ["id"]'),
         (".yaml", "image: busybox\nmemory: []"),
         (".yaml", "image: busybox\npids: 0"),
-        (".yaml", "image: busybox\ncommand: [\"a\\0b\"]"),
+        (".yaml", 'image: busybox\ncommand: ["a\\0b"]'),
     ],
 )
 def test_nonsense_in_a_spec_file(fake: OnFake, tmp_path: Path, suffix: str, text: str) -> None:

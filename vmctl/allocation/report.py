@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 
 from vmctl.allocation.inventory import DISK_PHYS, MEM, RATIO_ALLOWED, UNITS, HostFacts
+from vmctl.allocation.refusal import human
 from vmctl.errors import UsageError
 from vmctl.ledger import events, inventory
 from vmctl.ledger.records import ClaimRecord, InventoryRow, parse_key
@@ -80,8 +81,8 @@ def set_resource(
     )
     row = inventory.read(db)[key]
     if reserved is not None and reserved > row.total:
-        unit = UNITS[Resource(key.resource)]
-        raise UsageError(f"cannot reserve {reserved} of {key}", hint=f"there are {row.total} ({unit})")
+        wanted, there = human(key.resource, reserved), human(key.resource, row.total)
+        raise UsageError(f"cannot reserve {wanted} of {key}", hint=f"there is {there}")
     events.append(
         db, "inventory", detail=f"{key}: total={row.total} reserved={row.reserved} ratio_ppm={row.ratio_ppm}"
     )

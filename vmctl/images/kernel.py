@@ -72,7 +72,12 @@ class KernelStore:
         """
         if (kernel := self._current()) is not None:
             return kernel
-        self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        try:
+            self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise VmctlError(
+                f"cannot create {self._root}: {error.strerror}", hint="run as root, or set VMCTL_STATE_DIR"
+            ) from error
         with _locked(self._root / "lock"):
             return self._current() or self._prepare(progress or (lambda message: None))
 

@@ -54,7 +54,7 @@ def permissions() -> Check:
 
 
 def reach_of_qemu(state: Path) -> Check:
-    """QEMU of the system daemon runs as a user of its own, which must be able to pass through every folder."""
+    """It can be written; and QEMU of the system daemon, a user of its own, can pass through every folder."""
     part = "state folder"
     closed = [folder for folder in (state, *state.parents) if folder.exists() and not folder.stat().st_mode & 0o001]
     if closed and os.geteuid() == 0:
@@ -64,6 +64,10 @@ def reach_of_qemu(state: Path) -> Check:
             detail=f"{closed[-1]} is closed to QEMU's user",
             remedy=f"chmod o+x {closed[-1]}, or set VMCTL_STATE_DIR to a folder that others may enter",
         )
+    present = next(folder for folder in (state, *state.parents) if folder.exists())
+    if not os.access(present, os.W_OK):
+        remedy = "run as its owner, or set VMCTL_STATE_DIR to a folder that can be written"
+        return Check(part=part, ok=False, detail=f"{present} cannot be written", remedy=remedy)
     return Check(part=part, ok=True, detail=str(state))
 
 

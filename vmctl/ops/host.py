@@ -31,4 +31,15 @@ def set_host(
 ) -> HostResource:
     """Set what may be used of one resource, in its unit; None keeps what is set. Raises UsageError."""
     app.allocator.set_resource(resource, total=total, reserved=reserved, ratio_ppm=ratio_ppm)
-    return next(row for row in app.allocator.host_resources() if row.resource == resource)
+    return _row(app, resource)
+
+
+def reset_host(app: App, resource: str) -> HostResource:
+    """Back to what is found on the host. Raises UsageError for an unknown resource."""
+    app.allocator.reset_resource(resource)
+    return _row(app, resource)
+
+
+def _row(app: App, resource: str) -> HostResource:
+    """``resource`` may name its pool: ``disk.virt@storage:default``."""
+    return next(row for row in app.allocator.host_resources() if row.resource == resource.partition("@")[0])

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from vmctl.errors import NotFound, UsageError
-from vmctl.model.resources import PPM
+from vmctl.model.resources import PPM, Resource
 from vmctl.model.spec import Mount, Port
 from vmctl.model.state import RestartPolicy
 from vmctl.suggest import did_you_mean
@@ -231,9 +231,13 @@ def parse_resource_amount(resource: str, text: str | None, *, zero: bool = False
         return None
     if zero and text.strip() == "0":
         return 0
-    if resource.startswith("cpu"):
+    name = resource.partition("@")[0]
+    if name not in list(Resource):
+        hint = did_you_mean(name, Resource, "'vmctl host inspect' lists them")
+        raise UsageError(f"no resource called '{resource}'", hint=hint)
+    if name == Resource.CPU_SHARED:
         return parse_cpus(text)
-    return parse_size(text) if resource.startswith(("mem", "disk")) else parse_count(text)
+    return parse_count(text) if name in (Resource.INST, Resource.PIDS) else parse_size(text)
 
 
 def parse_ratio(text: str | None) -> int | None:
