@@ -217,6 +217,8 @@ def _interface(devices: ET.Element, body: Body, *, system: bool) -> None:
     if system:
         _add(interface, "source", network=network)
     _add(interface, "model", type="virtio")
+    if folder.is_image_machine(body):
+        _add(interface, "rom", enabled="no")  # nobody boots from this network, and the ROM's set-up takes time
 
 
 def _console(devices: ET.Element, directory: Path) -> None:
