@@ -137,6 +137,20 @@ def test_a_full_disk_is_told_apart_and_rolls_back(ledger: Ledger) -> None:
         assert [row["key"] for row in db.execute("SELECT key FROM meta")] == ["uuid"]
 
 
+@pytest.mark.parametrize(("free", "expected"), [(0, "disk-full"), (1, "io-error")])
+def test_a_full_disk_behind_a_failed_write(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, free: int, expected: str
+) -> None:
+    """SQLite tells no reason when the shared-memory file beside the ledger cannot grow."""
+    there = os.statvfs(ledger.path.parent.parent)
+    monkeypatch.setattr(os, "statvfs", lambda folder: os.statvfs_result((*there[:4], free, *there[5:])))
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR | 19 << 8
+    with pytest.raises(LedgerError) as caught, ledger.read():
+        raise failed
+    assert caught.value.details["reason"] == expected
+
+
 def test_a_file_that_may_only_be_read(ledger: Ledger) -> None:
     with pytest.raises(LedgerError) as caught:
         execute(ledger, "PRAGMA query_only = ON", "INSERT INTO meta (key, value) VALUES ('k', 'v')")

@@ -183,11 +183,21 @@ class Database:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", None)
             # The low byte is the primary code; the rest tells variants apart that share cause and cure.
-            known = _HINTS.get(code & 0xFF) if isinstance(code, int) else None
+            primary = code & 0xFF if isinstance(code, int) else None
+            if primary == sqlite3.SQLITE_IOERR and _disk_is_full(self.path):
+                primary = sqlite3.SQLITE_FULL  # the shared-memory file could not grow: SQLite has no word for that
+            known = _HINTS.get(primary) if primary is not None else None
             reason, what, hint = known or ("failed", str(error), "run 'vmctl doctor'")
             raise LedgerError(
                 f"cannot use the ledger {self.path}: {what}", hint=hint, details={"reason": reason}
             ) from error
+
+
+def _disk_is_full(path: Path) -> bool:
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
 
 
 def make_private(folder: Path) -> None:

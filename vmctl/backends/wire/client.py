@@ -301,9 +301,9 @@ def error_of(payload: bytes) -> VmctlError:
     message = "".join(c if c.isprintable() else "?" for c in values.get("message", "")[:_MESSAGE_LIMIT])
     match values.get("code"):
         case "not-found":
-            return ProgramNotFound(message or "program not found", hint="is it in the image, and is PATH right?")
+            return ProgramNotFound(message or "program not found")
         case "cannot-invoke":
-            return CannotInvoke(message or "cannot execute", hint="is it executable, and made for this machine?")
+            return CannotInvoke(message or "cannot execute")
         case "busy" | "no-process":
             return WrongState(message or "the instance's main process does not run")
         case _:
