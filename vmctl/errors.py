@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class VmctlError(Exception):
-    """Base of everything a user can cause or cure. Raised as itself only for plain failures (exit 1)."""
+    """A failure without a code of its own. (The base of all others.)"""
 
     code: ClassVar[str] = "failed"
     exit_code: ClassVar[int] = 1

@@ -74,7 +74,7 @@ def exit_codes() -> str:
     rows.sort(key=lambda row: int(row[0]))
     return f"""# Exit codes and error codes
 
-An error is one `error:` line and, where something can be done, one `hint:` line on standard error. Under
+An error is one `error:` line and one `hint:` line on standard error. Under
 `--format json` it is one JSON object on standard error with the stable `code` of this table, `exit_code`, `message`,
 `hint` and `details` (schema: `contrib/docs/schema/error.json`).
 
@@ -133,7 +133,12 @@ def _help_text(command: Any, context: Any) -> str:
 def options() -> str:
     """The page of configuration options."""
     rows = [
-        (f"`{option.name}`", f"`{option.default}`", f"`{option.variable}`", option.help.capitalize() + ".")
+        (
+            f"`{option.name}`",
+            f"`{option.default}`",
+            f"`{option.variable}`",
+            option.help[:1].upper() + option.help[1:] + ".",
+        )
         for option in OPTIONS
     ]
     return f"""# Options

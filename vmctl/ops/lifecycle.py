@@ -9,7 +9,7 @@ import msgspec
 from vmctl.app import App
 from vmctl.backends.base import Attachment, Backend, CanPause, Ref, Stdio
 from vmctl.crashpoint import crash_point, declare_crash_points
-from vmctl.errors import Unsupported, WrongState
+from vmctl.errors import NotFound, Unsupported, WrongState
 from vmctl.model.capability import Feature
 from vmctl.model.ids import check_name
 from vmctl.model.state import ALIVE, Desired, Exit, State
@@ -39,7 +39,11 @@ def start(app: App, ref: str, attach: Stdio | None = None) -> StartResult:
     record = find(app, ref)
     backend = app.backend(record.backend)
     target = ref_of(app, record)
-    state = backend.inspect(target).state
+    try:
+        state = backend.inspect(target).state
+    except NotFound as error:
+        hint = f"vmctl rm {record.name}, then create it again"
+        raise NotFound(f"the body of {record.name} was removed by something else than vmctl", hint=hint) from error
     if state is State.PAUSED:
         raise WrongState(f"{record.name} is paused", hint=f"vmctl resume {record.name}")
     action = ActionResult(name=record.name, action="started", id=record.id)
