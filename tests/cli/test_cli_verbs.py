@@ -454,7 +454,7 @@ def test_errors_call_a_flag_by_its_name(fake: OnFake, flags: tuple[str, ...], st
 
 def test_start_of_what_others_removed(fake: OnFake) -> None:
     fake("create", "--name", "gone", "busybox", "--", "sleep", "1").expect()
-    (fake.vmctl.state_dir / "fake/bodies.json /tmp/qafk/fake/bodies.lock").unlink()
+    (fake.vmctl.state_dir / "fake" / "bodies.json").unlink()
     refused = fake("start", "gone").expect(3)
     one_error_one_hint(refused)
     assert "vmctl rm gone" in refused.err
