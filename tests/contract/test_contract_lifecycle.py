@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -109,6 +110,14 @@ def test_stop_by_force_after_the_timeout(h: Harness) -> None:
     h.backend.stop(ref, timeout=1)
     assert h.backend.inspect(ref).state is State.STOPPED
     assert h.backend.wait(ref, 1).code == 137
+
+
+def test_two_stops_at_once(h: Harness) -> None:
+    ref = h.start(*IDLE)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(h.backend.stop, ref, timeout=5) for _ in range(2)]:
+            done.result()
+    assert h.backend.inspect(ref).state is State.STOPPED
 
 
 def test_stop_by_another_signal(h: Harness) -> None:

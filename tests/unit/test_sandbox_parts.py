@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vmctl.backends.sandbox import cgroup
+from vmctl.backends.sandbox.adapter import SandboxBackend
 from vmctl.backends.sandbox.events import changes
 from vmctl.backends.sandbox.logs import read_log
 from vmctl.backends.sandbox.logwriter import STDERR, STDOUT, LogWriter
@@ -225,3 +226,11 @@ def test_changes_become_events(before: Observed | None, now: Observed, expected:
 
 def test_profile_is_json() -> None:
     assert json.loads(PROFILE.read_bytes())["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+@pytest.mark.parametrize(("group", "expected"), [({}, "limits of applications are weak"), ({"unified": "/x"}, "")])
+def test_weak_limits_are_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, group: cgroup.Group, expected: str
+) -> None:
+    monkeypatch.setattr(cgroup, "plan_group", lambda name: group)
+    assert SandboxBackend(tmp_path).advice().partition(":")[0] == expected

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vmctl.app import App
 from vmctl.backends.base import Attachment, Backend, Ref, Stdio
 from vmctl.crashpoint import crash_point, declare_crash_points
-from vmctl.errors import AttachFailed
+from vmctl.errors import AttachFailed, NotFound
 from vmctl.model.ids import new_id
 from vmctl.model.spec import InstanceSpec
 from vmctl.model.state import Exit, State
@@ -92,6 +93,8 @@ def _claim_and_create(
     undo.push("claim", lambda: app.allocator.abandon(grant, "not made"))
     crash_point("run.held")
     body = body_for(app, spec, backend, instance_id=ref.id, claim=grant.claim_id())
+    with suppress(NotFound):
+        backend.inspect(ref)  # a daemon that is down says so while there is no body to undo
     app.allocator.begin(grant)
     undo.push("body", lambda: _unmake(app, backend, grant, ref))
     crash_point("run.begun")

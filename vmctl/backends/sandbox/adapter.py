@@ -31,7 +31,7 @@ from vmctl.backends.sandbox.probe import find_bwrap, probe_host
 from vmctl.backends.sandbox.seccomp import filters
 from vmctl.backends.wire import tarcopy
 from vmctl.backends.wire.pump import WireAttachment
-from vmctl.errors import BackendUnavailable, NotFound, TimedOut, Unsupported, VmctlError, WrongState
+from vmctl.errors import AttachFailed, BackendUnavailable, NotFound, TimedOut, Unsupported, VmctlError, WrongState
 from vmctl.model.capability import Capabilities, Feature
 from vmctl.model.event import Event, LogRecord
 from vmctl.model.ids import native_name
@@ -84,6 +84,13 @@ class SandboxBackend:
 
     def overhead(self, spec: InstanceSpec) -> Overhead:
         return Overhead(memory=_SUPERVISOR_MEMORY, pids=_OVERHEAD_PIDS)
+
+    def advice(self) -> str:
+        """One line for callers whose limits are weaker than they asked for."""
+        if cgroup.plan_group("advice"):
+            return ""
+        weaker = "memory is limited for each process, not for their sum, and CPU time not at all"
+        return f"limits of applications are weak: {_NO_GROUP}, so {weaker}; for all of them, {_GROUP_HINT}"
 
     def validate(self, spec: InstanceSpec) -> None:
         check(spec)
@@ -145,7 +152,7 @@ class SandboxBackend:
             group = order["group"]
         if client.supervisor_pid(ref.directory) is not None:
             try:
-                self._kill_now(ref)
+                self._power_off(ref, 0, 9)
             except VmctlError:
                 client.kill_supervisor(ref.directory)
         if not cgroup.destroy(group):
@@ -181,19 +188,14 @@ class SandboxBackend:
         order = client.read_order(ref.directory)
         number = order["stop_signal"] if signal is None else signal_number(signal)
         try:
-            session = client.connect_to(ref)
+            self._power_off(ref, timeout, number)
         except WrongState:
             return
-        try:
-            session.poweroff(timeout, number)
-        finally:
-            session.close()
-        client.wait_for_end(ref.directory, _KILL_TIMEOUT)
 
     def kill(self, ref: Ref, *, signal: str = "SIGKILL") -> None:
         number = signal_number(signal)
         if number == 9:
-            self._kill_now(ref)
+            self._power_off(ref, 0, 9)
             return
         session = client.connect_to(ref)
         try:
@@ -201,12 +203,17 @@ class SandboxBackend:
         finally:
             session.close()
 
-    def _kill_now(self, ref: Ref) -> None:
-        session = client.connect_to(ref)
+    def _power_off(self, ref: Ref, timeout: float, number: int) -> None:
+        """Ask the supervisor to end the program and itself. Raises WrongState when there is none."""
         try:
-            session.poweroff(0, 9)
-        finally:
-            session.close()
+            session = client.connect_to(ref)
+            try:
+                session.poweroff(timeout, number)
+            finally:
+                session.close()
+        except AttachFailed:  # cut while asking: somebody else's stop came first, or the program ended by itself
+            if not client.wait_for_end(ref.directory, _KILL_TIMEOUT):
+                raise
         client.wait_for_end(ref.directory, _KILL_TIMEOUT)
 
     def wait(self, ref: Ref, timeout: float | None = None) -> Exit:
