@@ -45,7 +45,7 @@ CASES = {
             read_only=True,
             restart=RestartPolicy.ALWAYS,
         ),
-        Surroundings("kvm", True),
+        Surroundings("kvm", True, firmware=Path("/f/qboot.rom")),
     ),
     "disk": (
         InstanceSpec(

@@ -399,3 +399,21 @@ def test_a_path_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VmctlError, match="too long"):
         folder.make(deep)
     assert not deep.exists()
+
+
+@pytest.mark.parametrize(
+    ("running", "defined", "nothing"),
+    [
+        ((), (), True),
+        (("driver.pid",), ("networks", "other.xml"), True),
+        (("other.xml",), (), False),
+        ((), ("vmctl-01m80dey8k3rthxxydh7m0v8wa.xml",), False),
+    ],
+)
+def test_nothing_is_known_without_asking(
+    monkeypatch: pytest.MonkeyPatch, running: tuple[str, ...], defined: tuple[str, ...], nothing: bool
+) -> None:
+    names = {client._RUNNING: running, client._DEFINED: defined}
+    monkeypatch.setattr(client.os, "listdir", lambda folder: list(names[folder]))
+    assert client.Client(client.SYSTEM).knows_nothing() is nothing
+    assert not client.Client(client.SESSION).knows_nothing()

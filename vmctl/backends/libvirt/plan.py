@@ -39,11 +39,15 @@ TCG_CACHE = 128 * MIB
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """What the plan depends on beside the body. ``system``: the system's daemon, with cgroups and bridges."""
+    """What the plan depends on beside the body. ``system``: the system's daemon, with cgroups and bridges.
+
+    ``firmware``: a ROM that does nothing but start a kernel (qboot), where the host has one.
+    """
 
     accel: str  # kvm | tcg
     system: bool
     base: BaseDisk | None = None
+    firmware: Path | None = None
 
 
 def vcpus(cpu_millis: int) -> int:
@@ -80,7 +84,7 @@ def domain_xml(body: Body, around: Surroundings) -> str:
         tune = _add(root, "cputune")
         _add(tune, "period", str(limits[0]))
         _add(tune, "quota", str(limits[1]))
-    _boot(root, body)
+    _boot(root, body, around)
     features = _add(root, "features")
     _add(features, "acpi")
     _add(features, "apic")
@@ -140,7 +144,7 @@ def _metadata(root: ET.Element, body: Body) -> None:
     _add(owner, f"{{{NAMESPACE}}}spec", json.dumps(spec, sort_keys=True, separators=(",", ":")))
 
 
-def _boot(root: ET.Element, body: Body) -> None:
+def _boot(root: ET.Element, body: Body, around: Surroundings) -> None:
     options = body.spec.machine
     system = _add(root, "os")
     if options.firmware == "uefi":
@@ -150,6 +154,8 @@ def _boot(root: ET.Element, body: Body) -> None:
         _add(_add(system, "firmware"), "feature", enabled="no", name="secure-boot")
     kernel = body.image.kernel if folder.is_image_machine(body) and body.image else None
     if kernel is not None:
+        if around.firmware is not None:
+            _add(system, "loader", str(around.firmware), readonly="yes", type="rom")
         _add(system, "kernel", str(kernel.path))
         _add(system, "initrd", str(kernel.initramfs))
         _add(system, "cmdline", " ".join(machine.KERNEL_CMDLINE))

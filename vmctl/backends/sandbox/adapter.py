@@ -28,7 +28,6 @@ from vmctl.backends.sandbox.plan import (
     signal_number,
 )
 from vmctl.backends.sandbox.probe import find_bwrap, probe_host
-from vmctl.backends.sandbox.seccomp import filters
 from vmctl.backends.wire import tarcopy
 from vmctl.backends.wire.pump import WireAttachment
 from vmctl.errors import AttachFailed, BackendUnavailable, NotFound, TimedOut, Unsupported, VmctlError, WrongState
@@ -128,7 +127,12 @@ class SandboxBackend:
         )
 
     def _filters(self, spec: InstanceSpec) -> tuple[Path, Path]:
-        return filters(self._cache, setuid_files=not has_writable_bind(spec))
+        return self._compiled(setuid_files=not has_writable_bind(spec))
+
+    def _compiled(self, *, setuid_files: bool) -> tuple[Path, Path]:
+        from vmctl.backends.sandbox.seccomp import filters  # loads ctypes: not for those who only look
+
+        return filters(self._cache, setuid_files=setuid_files)
 
     @staticmethod
     def _make_folder(directory: Path, order: Order) -> None:
@@ -182,7 +186,7 @@ class SandboxBackend:
         """The cache may have been emptied since create."""
         if not all(os.path.exists(path) for path in order["filters"]):
             writable = any(not bind["read_only"] for bind in order["binds"])
-            order["filters"] = [str(path) for path in filters(self._cache, setuid_files=not writable)]
+            order["filters"] = [str(path) for path in self._compiled(setuid_files=not writable)]
 
     def stop(self, ref: Ref, *, timeout: float, signal: str | None = None) -> None:
         order = client.read_order(ref.directory)
