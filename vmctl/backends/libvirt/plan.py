@@ -73,6 +73,7 @@ def quota(cpu_millis: int) -> tuple[int, int] | None:
 def domain_xml(body: Body, around: Surroundings) -> str:
     """The domain's definition, indented; the same arguments give the same text."""
     spec = body.spec
+    image_machine = folder.is_image_machine(body)
     root = ET.Element("domain", type="kvm" if around.accel == "kvm" else "qemu")
     _add(root, "name", native_name(body.id))
     _add(root, "uuid", as_uuid(body.id))
@@ -91,8 +92,8 @@ def domain_xml(body: Body, around: Surroundings) -> str:
     if around.accel != "kvm":
         _add(_add(features, "tcg"), "tb-cache", str(TCG_CACHE // MIB), unit="MiB")
     _cpu(root, around.accel)
-    _clock(root)
-    image_machine = folder.is_image_machine(body)
+    if not image_machine:
+        _clock(root)
     revive = not image_machine and spec.restart is not RestartPolicy.NO
     _add(root, "on_poweroff", "destroy")
     _add(root, "on_reboot", "destroy" if image_machine else "restart")
@@ -176,7 +177,7 @@ def _cpu(root: ET.Element, accel: str) -> None:
 
 
 def _clock(root: ET.Element) -> None:
-    """What virt-manager gives every Linux: lost ticks are caught up."""
+    """What virt-manager gives every Linux: lost ticks are caught up. Our kernels count time without those timers."""
     clock = _add(root, "clock", offset="utc")
     _add(clock, "timer", name="rtc", tickpolicy="catchup")
     _add(clock, "timer", name="pit", tickpolicy="delay")
