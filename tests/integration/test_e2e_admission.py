@@ -76,6 +76,7 @@ def foreign_domain() -> Iterator[str]:
     )
     yield name
     subprocess.run(["virsh", "-q", "destroy", name], check=False, capture_output=True, timeout=60)
+    Path(f"/var/log/libvirt/qemu/{name}.log").unlink(missing_ok=True)
 
 
 @pytest.fixture

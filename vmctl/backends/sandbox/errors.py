@@ -28,7 +28,7 @@ def start_error(line: str, complaints: Path) -> VmctlError:
         case "not-found":
             return ProgramNotFound(message, hint="is it in the image (or on this host), and is PATH right?")
         case "cannot-invoke":
-            return CannotInvoke(message, hint="is it executable, and made for this machine?")
+            return CannotInvoke(message)
         case "busy":
             return WrongState(message)
         case _:
