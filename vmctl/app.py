@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vmctl.backends import registry
+from vmctl.backends.base import Ref
 from vmctl.errors import PermissionDenied, VmctlError
 from vmctl.paths import Paths
 
@@ -63,6 +64,10 @@ class App:
     def backend_of(self, spec: InstanceSpec) -> Backend:
         """The backend that is to serve ``spec``: the one it names, or the default one of its kind."""
         return self.backend(spec.backend or registry.default_backend(spec.kind))
+
+    def ref(self, instance_id: str) -> Ref:
+        """What a backend needs to address the body of an instance."""
+        return Ref(instance_id, self.paths.instance(instance_id))
 
     def close(self) -> None:
         """Release connections and files. Instances go on."""

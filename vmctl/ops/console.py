@@ -7,7 +7,7 @@ from vmctl.backends.base import CanConsole, Stdio
 from vmctl.errors import Unsupported
 from vmctl.model.capability import Feature
 from vmctl.model.state import Exit
-from vmctl.ops.instances import find, ref_of
+from vmctl.ops.instances import find
 
 
 def console(app: App, ref: str, stdio: Stdio) -> Exit | None:
@@ -19,7 +19,7 @@ def console(app: App, ref: str, stdio: Stdio) -> Exit | None:
     backend = app.backend(record.backend)
     if not isinstance(backend, CanConsole):
         raise Unsupported(f"{backend.name} has no consoles: {backend.capabilities()[Feature.CONSOLE]}")
-    attachment = backend.console(ref_of(app, record))
+    attachment = backend.console(app.ref(record.id))
     try:
         return attachment.pump(stdio)
     finally:

@@ -18,7 +18,7 @@ from vmctl.backends.base import CanCopy, Ref
 from vmctl.errors import Conflict, NotFound, PermissionDenied, Unsupported, UsageError, VmctlError
 from vmctl.model.capability import Feature
 from vmctl.model.views import ActionResult
-from vmctl.ops.instances import find, ref_of
+from vmctl.ops.instances import find
 
 
 class _Inside(NamedTuple):
@@ -65,7 +65,7 @@ def _inside(app: App, name: str, path: str) -> _Inside:
     backend = app.backend(record.backend)
     if not isinstance(backend, CanCopy):
         raise Unsupported(f"{backend.name} cannot copy: {backend.capabilities()[Feature.COPY]}")
-    return _Inside(record.name, backend, ref_of(app, record), path)
+    return _Inside(record.name, backend, app.ref(record.id), path)
 
 
 def _copy_in(source: str, inside: _Inside) -> None:

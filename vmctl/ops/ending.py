@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmctl.backends.base import Ref
 from vmctl.crashpoint import crash_point, declare_crash_points
 from vmctl.errors import NotFound
 from vmctl.model.observed import Observed
@@ -43,7 +42,7 @@ def remove_body(app: App, record: InstanceRecord) -> None:
     """Remove the body by force, then everything the ledger holds for it. Safe to repeat after a crash."""
     grant = app.allocator.releasing_all(record.id, "removed")
     crash_point("remove.releasing")
-    app.backend(record.backend).delete(Ref(record.id, app.paths.instance(record.id)))
+    app.backend(record.backend).delete(app.ref(record.id))
     crash_point("remove.deleted")
     app.allocator.released(grant)
 
@@ -75,7 +74,7 @@ def _release_compute(app: App, record: InstanceRecord) -> None:
 
 def _look(app: App, record: InstanceRecord) -> Observed | None:
     try:
-        return app.backend(record.backend).inspect(Ref(record.id, app.paths.instance(record.id)))
+        return app.backend(record.backend).inspect(app.ref(record.id))
     except NotFound:
         return None
 

@@ -10,7 +10,7 @@ from vmctl.errors import Unsupported
 from vmctl.model.capability import Feature
 from vmctl.model.process import resolve_process
 from vmctl.model.state import Exit
-from vmctl.ops.instances import find, image_config, ref_of, speaking_of
+from vmctl.ops.instances import find, image_config, speaking_of
 
 
 class ExecOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ def execute(app: App, ref: str, options: ExecOptions, stdio: Stdio) -> Exit | No
     )
     process = resolve_process(wanted, image_config(app, record))
     with speaking_of(record):
-        attachment = backend.exec(ref_of(app, record), process)
+        attachment = backend.exec(app.ref(record.id), process)
         try:
             return attachment.pump(stdio)
         finally:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vmctl.app import App
-from vmctl.backends.base import EMPTY_CONFIG, Backend, Body, Ref, TakesImages
+from vmctl.backends.base import EMPTY_CONFIG, Backend, Body, TakesImages
 from vmctl.errors import NotFound, Unsupported, UsageError, WrongState
 from vmctl.model.capability import Feature, missing
 from vmctl.model.image import ImageConfig, ImageForm, PreparedImage
@@ -33,11 +33,6 @@ def speaking_of(record: InstanceRecord) -> Iterator[None]:
         yield
     except WrongState as error:
         raise WrongState(f"{record.name}: {error.message}", hint=error.hint, details=error.details) from error
-
-
-def ref_of(app: App, record: InstanceRecord) -> Ref:
-    """What a backend needs to address the body of ``record``."""
-    return Ref(record.id, app.paths.instance(record.id))
 
 
 def accept(app: App, spec: InstanceSpec) -> Backend:

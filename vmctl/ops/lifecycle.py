@@ -16,7 +16,7 @@ from vmctl.model.state import ALIVE, Desired, Exit, State
 from vmctl.model.views import ActionResult
 from vmctl.ops.advice import advise
 from vmctl.ops.ending import finish
-from vmctl.ops.instances import find, ref_of, speaking_of
+from vmctl.ops.instances import find, speaking_of
 from vmctl.ops.observe import observe
 from vmctl.ops.session import attend
 from vmctl.undo import UndoStack
@@ -38,7 +38,7 @@ def start(app: App, ref: str, attach: Stdio | None = None) -> StartResult:
     """Claim compute again and start; silent for what runs. Raises DoesNotFitNow when compute is short now."""
     record = find(app, ref)
     backend = app.backend(record.backend)
-    target = ref_of(app, record)
+    target = app.ref(record.id)
     try:
         state = backend.inspect(target).state
     except NotFound as error:
@@ -90,7 +90,7 @@ def stop(app: App, ref: str, timeout: float | None = None, signal: str | None = 
     record = find(app, ref)
     app.ledger.set_desired(record.id, Desired.STOPPED)
     limit = record.spec.stop_timeout if timeout is None else timeout
-    app.backend(record.backend).stop(ref_of(app, record), timeout=limit, signal=signal)
+    app.backend(record.backend).stop(app.ref(record.id), timeout=limit, signal=signal)
     crash_point("stop.stopped")
     finish(app, record)
     return ActionResult(name=record.name, action="stopped", id=record.id)
@@ -100,7 +100,7 @@ def restart(app: App, ref: str, timeout: float | None = None) -> ActionResult:
     """Stop and start. The compute is kept in between, so that nobody can take it (section 10)."""
     record = find(app, ref)
     backend = app.backend(record.backend)
-    target = ref_of(app, record)
+    target = app.ref(record.id)
     with app.allocator.owned_compute(record.id) as grant:
         backend.stop(target, timeout=record.spec.stop_timeout if timeout is None else timeout)
         if grant is not None:
@@ -118,7 +118,7 @@ def kill(app: App, ref: str, signal: str = "SIGKILL") -> ActionResult:
     if signal in ("SIGKILL", "KILL", "9"):
         app.ledger.set_desired(record.id, Desired.STOPPED)
     with speaking_of(record):
-        app.backend(record.backend).kill(ref_of(app, record), signal=signal)
+        app.backend(record.backend).kill(app.ref(record.id), signal=signal)
     finish(app, record)
     return ActionResult(name=record.name, action="killed", id=record.id, detail=signal)
 
@@ -127,7 +127,7 @@ def pause(app: App, ref: str) -> ActionResult:
     """Freeze; everything stays claimed. Raises WrongState, Unsupported."""
     record = find(app, ref)
     with speaking_of(record):
-        _pausing(app, record).pause(ref_of(app, record))
+        _pausing(app, record).pause(app.ref(record.id))
     app.ledger.set_desired(record.id, Desired.PAUSED)
     app.ledger.set_observed(record.id, State.PAUSED)
     return ActionResult(name=record.name, action="paused", id=record.id)
@@ -137,7 +137,7 @@ def resume(app: App, ref: str) -> ActionResult:
     """Let a paused instance go on. Raises WrongState, Unsupported."""
     record = find(app, ref)
     with speaking_of(record):
-        _pausing(app, record).resume(ref_of(app, record))
+        _pausing(app, record).resume(app.ref(record.id))
     app.ledger.set_desired(record.id, Desired.RUNNING)
     app.ledger.set_observed(record.id, State.RUNNING)
     return ActionResult(name=record.name, action="resumed", id=record.id)

@@ -9,7 +9,7 @@ from vmctl.errors import NotFound, UsageError
 from vmctl.model.observed import Observed
 from vmctl.model.state import ALIVE, State
 from vmctl.model.views import InstanceDetail, InstanceView
-from vmctl.ops.instances import find, ref_of
+from vmctl.ops.instances import find
 from vmctl.ops.observe import refresh
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def list_instances(app: App, *, all: bool = False, filters: dict[str, str] | Non
 def inspect(app: App, ref: str) -> InstanceDetail:
     """Everything known of one instance. Raises NotFound."""
     record = find(app, ref)
-    target = ref_of(app, record)
+    target = app.ref(record.id)
     try:
         body = app.backend(record.backend).inspect(target)
     except NotFound:

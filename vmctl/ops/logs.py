@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from vmctl.app import App
 from vmctl.model.event import LogRecord
-from vmctl.ops.instances import find, ref_of
+from vmctl.ops.instances import find
 
 
 def logs(
@@ -15,6 +15,6 @@ def logs(
     """What the instance has written, oldest first. ``tail`` counts lines; ``since_ns`` is nanoseconds since 1970."""
     record = find(app, ref)
     backend = app.backend(record.backend)
-    for entry in backend.logs(ref_of(app, record), follow=follow, tail=tail):
+    for entry in backend.logs(app.ref(record.id), follow=follow, tail=tail):
         if since_ns is None or entry.at >= since_ns:
             yield entry

@@ -63,7 +63,7 @@ def _residents(app: App) -> dict[str, int]:
     """Bytes of memory that our running instances use, by id: for the second gate, asked only when it matters."""
     running: dict[str, list[Ref]] = defaultdict(list)
     for record in app.allocator.compute_holders():
-        running[record.backend].append(Ref(record.id, app.paths.instance(record.id)))
+        running[record.backend].append(app.ref(record.id))
     used: dict[str, int] = {}
     for name, refs in running.items():
         backend = app.backend(name)
@@ -125,7 +125,7 @@ def _as_foreign(backend: str, body: Observed) -> Foreign:
 
 def _end_unclaimed(app: App, record: InstanceRecord) -> Observed:
     """A body that runs on nobody's account: a start that its daemon carried out late (section 10, P7)."""
-    backend, ref = app.backend(record.backend), Ref(record.id, app.paths.instance(record.id))
+    backend, ref = app.backend(record.backend), app.ref(record.id)
     backend.stop(ref, timeout=0)
     app.notice(f"stopped {record.name}: it ran without a claim")
     return backend.inspect(ref)
@@ -133,5 +133,5 @@ def _end_unclaimed(app: App, record: InstanceRecord) -> Observed:
 
 def _remove_stray(app: App, backend: str, instance_id: str) -> None:
     """A body with our ledger's mark and no row: a daemon carried out a dead client's request (section 10, P7)."""
-    app.backend(backend).delete(Ref(instance_id, app.paths.instance(instance_id)))
+    app.backend(backend).delete(app.ref(instance_id))
     app.notice(f"removed a stray {backend} body without a claim: {instance_id}")

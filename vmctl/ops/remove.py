@@ -7,7 +7,7 @@ from vmctl.errors import NotFound, WrongState
 from vmctl.model.state import ALIVE
 from vmctl.model.views import ActionResult
 from vmctl.ops.ending import remove_body
-from vmctl.ops.instances import find, ref_of
+from vmctl.ops.instances import find
 
 
 def remove(app: App, ref: str, *, force: bool = False) -> ActionResult:
@@ -15,7 +15,7 @@ def remove(app: App, ref: str, *, force: bool = False) -> ActionResult:
     record = find(app, ref)
     if not force:
         try:
-            state = app.backend(record.backend).inspect(ref_of(app, record)).state
+            state = app.backend(record.backend).inspect(app.ref(record.id)).state
         except NotFound:
             state = record.state
         if state in ALIVE:

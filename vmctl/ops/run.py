@@ -78,7 +78,7 @@ def _claim_and_create(
     backend = accept(app, spec)
     digest = app.images.resolve(spec.image) if spec.image is not None else None
     instance_id = new_id()
-    ref = Ref(instance_id, app.paths.instance(instance_id))
+    ref = app.ref(instance_id)
     new = NewInstance(
         id=instance_id,
         name=spec.name,

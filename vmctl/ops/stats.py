@@ -12,7 +12,7 @@ from vmctl.errors import VmctlError
 from vmctl.model.observed import Usage
 from vmctl.model.state import ALIVE
 from vmctl.model.views import StatsRow
-from vmctl.ops.instances import find, ref_of
+from vmctl.ops.instances import find
 from vmctl.ops.observe import refresh
 from vmctl.ops.parallel import side_by_side
 
@@ -32,7 +32,7 @@ def stats(app: App, refs: list[str], *, interval: float = 1.0) -> list[StatsRow]
     def sample() -> dict[str, Usage]:
         def ask(name: str) -> list[Usage]:
             backend = app.backend(name)
-            ours = [ref_of(app, records[instance]) for instance in by_backend[name]]
+            ours = [app.ref(records[instance].id) for instance in by_backend[name]]
             return backend.stats(ours) if isinstance(backend, CanStats) else []
 
         answers = side_by_side({name: partial(ask, name) for name in by_backend})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmctl.backends.base import Ref
 from vmctl.errors import NotFound, VmctlError
 from vmctl.model.state import ALIVE, Desired, State
 
@@ -40,7 +39,7 @@ def _settle(app: App, orphan: Orphan, record: InstanceRecord) -> None:
     from vmctl.ledger.records import ClaimClass, ClaimState, Part
 
     grant = orphan.grant
-    ref = Ref(record.id, app.paths.instance(record.id))
+    ref = app.ref(record.id)
     backend = app.backend(record.backend)
     try:
         state = backend.inspect(ref).state

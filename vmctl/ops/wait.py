@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmctl.app import App
 from vmctl.model.state import Exit
 from vmctl.ops.ending import finish
-from vmctl.ops.instances import find, ref_of
+from vmctl.ops.instances import find
 
 
 def wait(app: App, ref: str, timeout: float | None = None) -> Exit:
@@ -14,6 +14,6 @@ def wait(app: App, ref: str, timeout: float | None = None) -> Exit:
     Raises TimedOut after ``timeout`` seconds.
     """
     record = find(app, ref)
-    end = app.backend(record.backend).wait(ref_of(app, record), timeout)
+    end = app.backend(record.backend).wait(app.ref(record.id), timeout)
     finish(app, record)
     return end
